@@ -1,0 +1,1 @@
+"""When a build runs and where: thin Prefect flows over `pipelines`."""

@@ -1,0 +1,1 @@
+"""The way through, from problems to a versioned dataset. Start reading in `build.py`."""

@@ -1,0 +1,82 @@
+"""Every error tracemill raises, from the moment it can happen, with the exit code it ends in.
+
+TracemillError
+├── RecipeError        2   the recipe, an input file, the store or an endpoint is wrong; nothing was sampled
+├── ProblemFailed      -   one problem cannot be synthesized; it is recorded and the run goes on
+├── BackendError       -   one request failed; which of the two decides what happens next
+│   ├── RequestRefused     the backend will never answer this request: its problem fails, the run goes on
+│   └── EngineLost     3   the backend is gone; the run stops and resumes from its journal
+├── LawBroken          4   a promise would be broken, so the run stops and says which
+│   ├── LockHeld           another build of this dataset is running
+│   ├── TooManyFailures    more rows and problems failed than `tolerate` allows
+│   └── CountsDiffer       rows went in that did not come out: a bug, never published
+├── DiskFull           6   nothing is half-written; make room and run again
+└── Interrupted  130/143   SIGINT or SIGTERM: drained, resumable
+"""
+
+from typing import ClassVar
+
+
+class TracemillError(Exception):
+    """Base of every error raised on purpose; the message says what, the value, what is allowed, what to do."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class RecipeError(TracemillError):
+    """The recipe, an input file, the store folder or an endpoint is wrong. Raised before the first token."""
+
+    exit_code = 2
+
+
+class ProblemFailed(TracemillError):
+    """A problem that this method cannot solve: an overlong prompt, an unparsable reply."""
+
+
+class BackendError(TracemillError):
+    """A request that was not answered."""
+
+
+class RequestRefused(BackendError):
+    """The backend will not answer this request however often it is asked: too long, invalid, poisonous."""
+
+
+class EngineLost(BackendError):
+    """The backend stopped answering and could not be brought back."""
+
+    exit_code = 3
+
+
+class LawBroken(TracemillError):
+    """Going on would break a promise of docs/design.md."""
+
+    exit_code = 4
+
+
+class LockHeld(LawBroken):
+    """Another process is building the same dataset in the same store."""
+
+
+class TooManyFailures(LawBroken):
+    """More source rows were refused and problems failed than the recipe tolerates."""
+
+
+class CountsDiffer(LawBroken):
+    """A stage let a row disappear."""
+
+
+class DiskFull(TracemillError):
+    """The disk, or a quota, is full."""
+
+    exit_code = 6
+
+
+class Interrupted(TracemillError):
+    """A person or a scheduler asked the run to stop, and it stopped in order."""
+
+    exit_code = 130
+
+    def __init__(self, message: str, *, signal: int) -> None:
+        """`signal` is 2 (SIGINT) or 15 (SIGTERM); the exit code is 128 more."""
+        super().__init__(message)
+        self.exit_code = 128 + signal  # type: ignore[misc]

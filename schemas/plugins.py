@@ -1,0 +1,80 @@
+"""The protocols that plug-ins are written against. A plug-in is one file with one function of the file's name.
+
+    async def <method>(problem: Problem, engine: Engine, *, <options>) -> Outcome
+    async def <score>(trace: Mapping, engine: Engine, *, <options>) -> Mapping
+    def <filter>(*, <options>) -> pl.Expr
+    def <selector>(traces: pl.LazyFrame, *, engine=None, <options>) -> Selection
+
+Everything after the `*` comes from the recipe; its annotations are checked before the first token.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+import polars as pl
+
+from tracemill.schemas.request import Adapter, Completion, Message, Sampling, TokenScores
+from tracemill.schemas.rows import Outcome, Problem, Selection, Verdict
+
+PromptLike = str | tuple[Message, ...]
+"""Messages, or a text that becomes one user message."""
+
+
+class Engine(Protocol):
+    """What a method talks to: the models of this build, for one problem, with the journal in front of them."""
+
+    async def sample(
+        self,
+        prompt: PromptLike,
+        *,
+        n: int = 1,
+        start: int = 0,
+        role: str = "solver",
+        scope: str = "solve",
+        salt: str = "",
+        sampling: Sampling = Sampling(),
+        prefix: str | tuple[int, ...] | None = None,
+        adapter: Adapter | None = None,
+    ) -> list[Completion]:
+        """Draw `n` completions, numbers `start` to `start + n - 1`, in that order.
+
+        What the journal holds comes back at once; the rest is sampled, all at the same time. n=4 and later n=8, or 4 more
+        with start=4, are the same draws. Methods that draw plain solutions leave `scope` alone and so share samples. Asking
+        for one draw twice within a problem is a bug in the method and raises ProblemFailed: give it an index or a salt.
+        """
+        ...
+
+    async def score(
+        self,
+        prompt: PromptLike,
+        continuation: str | tuple[int, ...],
+        *,
+        role: str = "solver",
+        adapter: Adapter | None = None,
+    ) -> TokenScores:
+        """Log-probs of the tokens of `continuation` after `prompt`."""
+        ...
+
+    async def verify(self, text: str, gold: str | None, *, truncated: bool = False) -> Verdict:
+        """Whether the final answer of `text` equals `gold`, as the recipe's `[verify]` says."""
+        ...
+
+    def model_name(self, role: str = "solver") -> str:
+        """The name that rows show for a role's model."""
+        ...
+
+
+Method = Callable[[Problem, Engine], Awaitable[Outcome]]
+Score = Callable[[Mapping[str, Any], Engine], Awaitable[Mapping[str, Any]]]
+Selector = Callable[[pl.LazyFrame], Selection]
+
+
+def reject(when: pl.Expr, reason: str, **evidence: pl.Expr | str | int | float | bool | None) -> pl.Expr:
+    """The verdict of a filter: null where a row is kept, else struct(reason, evidence as JSON text).
+
+    A null `when` rejects too: a filter that cannot tell says so with its evidence instead of letting the row through.
+    """
+    shown = {name: value if isinstance(value, pl.Expr) else pl.lit(value) for name, value in evidence.items()}
+    text = pl.struct(**shown).struct.json_encode() if shown else pl.lit("{}")
+    verdict = pl.struct(reason=pl.lit(reason), evidence=text)
+    return pl.when(when.fill_null(value=True)).then(verdict)

@@ -1,0 +1,127 @@
+"""What goes through the pipeline: a `Problem` goes in, `Trace`s come out, and what does not come out has a `Rejection`."""
+
+import hashlib
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import polars as pl
+
+from tracemill.schemas.request import Completion, Message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """A question, usually with a checkable answer."""
+
+    problem_id: str
+    question: str
+    gold: str | None = None
+    source: str = ""
+    licence: str = "unknown"
+    difficulty: str | None = None
+    messages: tuple[Message, ...] | None = None
+    """A given conversation that ends before the answer; None where `question` is all there is."""
+    tools: tuple[Mapping[str, Any], ...] | None = None
+    options: tuple[str, ...] | None = None
+    solution: str | None = None
+    responses: Mapping[str, str] = field(default_factory=dict)
+    """Given traces by the column they came from."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """The other columns of the source row, for filters."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """One candidate: what a model answered to a problem, and what the method says of it."""
+
+    problem_id: str
+    name: str
+    """Unique within the problem and the same in every run: `solve-0003`."""
+    prompt: tuple[Message, ...]
+    text: str
+    n_tokens: int
+    finish_reason: str
+    model: str
+    key: str | None = None
+    """The key of the completion it is made of; None for a given trace."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """The method's own columns."""
+
+    @property
+    def id(self) -> str:
+        return f"{self.problem_id}/{self.name}"
+
+    @classmethod
+    def of(
+        cls, problem: Problem, completion: Completion, *, name: str, prompt: tuple[Message, ...], model: str, **columns: Any
+    ) -> "Trace":
+        """The trace that is one completion, unchanged."""
+        return cls(
+            problem_id=problem.problem_id,
+            name=name,
+            prompt=prompt,
+            text=completion.text,
+            n_tokens=completion.n_tokens,
+            finish_reason=completion.finish_reason,
+            model=model,
+            key=completion.key,
+            columns=columns,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why something is not in the dataset. `reason` is a short fixed code, `evidence` what a person needs to agree."""
+
+    reason: str
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a method made of one problem."""
+
+    traces: Sequence[Trace] = ()
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    rejections: Sequence[tuple[Trace | None, Rejection]] = ()
+    """Traces that the method itself turns down; None for the problem as a whole."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Whether an answer equals the gold. Undecided is not wrong: `reason` says what stopped the check."""
+
+    status: Literal["equal", "different", "undecided"]
+    reason: str | None = None
+    answer: str | None = None
+    """What counted as the final answer."""
+    how: str = ""
+    """What decided: exact, numeric, choice, math, or the user's grader."""
+
+    @property
+    def correct(self) -> bool | None:
+        return None if self.status == "undecided" else self.status == "equal"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Every row that a selector saw, with `selected` (bool), `reason` and `evidence` (strings, null where selected)."""
+
+    rows: pl.LazyFrame
+    tables: Mapping[str, pl.LazyFrame] = field(default_factory=dict)
+
+
+def qid(question: str) -> str:
+    """The id of a problem that brings none: 16 hex digits of SHA-256 of its NFC text with white space collapsed."""
+    text = " ".join(unicodedata.normalize("NFC", question).split())
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def draw(row_id: str) -> int:
+    """A uniform 64-bit number that an id keeps for ever, on every machine and library version.
+
+    Order of admission, shards, splits and "a random tenth" all come from it.
+    """
+    return int.from_bytes(hashlib.sha256(row_id.encode()).digest()[:8], "big")

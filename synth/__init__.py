@@ -1,0 +1,1 @@
+"""How traces are made: one file per method, over one engine, in front of one journal."""
