@@ -63,6 +63,14 @@ class Engine(Protocol):
         """The name that rows show for a role's model."""
         ...
 
+    def conversation(self, prompt: PromptLike, role: str = "solver") -> tuple[Message, ...]:
+        """The turns that the model is shown for `prompt`, the recipe's system prompt included: a trace's prompt."""
+        ...
+
+    def count_tokens(self, text: str, role: str = "solver") -> int:
+        """Tokens of a given text, by the role's tokenizer; words where no model is at hand."""
+        ...
+
 
 Method = Callable[[Problem, Engine], Awaitable[Outcome]]
 Score = Callable[[Mapping[str, Any], Engine], Awaitable[Mapping[str, Any]]]
@@ -74,7 +82,7 @@ def reject(when: pl.Expr, reason: str, **evidence: pl.Expr | str | int | float |
 
     A null `when` rejects too: a filter that cannot tell says so with its evidence instead of letting the row through.
     """
-    shown = {name: value if isinstance(value, pl.Expr) else pl.lit(value) for name, value in evidence.items()}
-    text = pl.struct(**shown).struct.json_encode() if shown else pl.lit("{}")
-    verdict = pl.struct(reason=pl.lit(reason), evidence=text)
+    shown = [(v if isinstance(v, pl.Expr) else pl.lit(v)).alias(name) for name, v in evidence.items()]
+    text = pl.struct(shown).struct.json_encode() if shown else pl.lit("{}")
+    verdict = pl.struct([pl.lit(reason).alias("reason"), text.alias("evidence")])
     return pl.when(when.fill_null(value=True)).then(verdict)

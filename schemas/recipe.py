@@ -5,8 +5,9 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
+import msgspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tracemill.schemas.errors import RecipeError
@@ -132,7 +133,7 @@ class Budget(_Table):
 def _known_format(views: Mapping[str, Any]) -> Mapping[str, Any]:
     for name in views:
         if name not in FORMATS:
-            raise ValueError(f"unknown format {name!r}{_suggest(name, FORMATS)}")
+            raise ValueError(f"unknown format {name!r}{suggest(name, FORMATS)}")
     return views
 
 
@@ -151,7 +152,9 @@ class Recipe(_Table):
     filters: tuple[Step, ...] = ()
     select: tuple[Step, ...] = ()
     budget: Budget = Budget()
-    views: Annotated[Mapping[str, bool | Mapping[str, Any]], AfterValidator(_known_format)] = Field(default_factory=dict)
+    views: Annotated[Mapping[str, bool | Mapping[str, Any]], AfterValidator(_known_format)] = Field(
+        default_factory=dict
+    )
 
 
 def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -168,9 +171,9 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
         raise RecipeError(f"{path}: not a readable TOML file: {error}") from None
     _spell_out(table)
     _anchor(table, path.resolve().parent)
-    given: dict[str, Any] = {}
     for override in overrides:
-        _override(table, given, override)
+        _override(table, override)
+    _anchor(table, Path.cwd())
     return parse_recipe(table, str(path))
 
 
@@ -179,6 +182,113 @@ def parse_recipe(table: Mapping[str, Any], where: str = "recipe") -> Recipe:
     spelt = dict(table)
     _spell_out(spelt)
     try:
-        return Recipe.model_validate(spelt, strict=False)
+        # by way of JSON: strict about types, yet a TOML array may fill a tuple
+        return Recipe.model_validate_json(msgspec.json.encode(spelt))
     except ValidationError as error:
-        raise RecipeError("\n".join(f"{where}: {line}" for line in _explain(error))) from None
+        lines = [_explain(fault) for fault in error.errors(include_url=False)]
+        raise RecipeError("\n".join(f"{where}: {line}" for line in dict.fromkeys(lines))) from None
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: what was meant, or else what there is."""
+    choices = sorted(known)
+    close = difflib.get_close_matches(name, choices, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(choices) or 'none'}"
+
+
+def _spell_out(table: dict[str, Any]) -> None:
+    """Replace the short forms: [source] for [[source]], [model] for [models.solver], [engine] for [engines.solver]."""
+    if isinstance(table.get("source"), Mapping):
+        table["source"] = [table["source"]]
+    for short, long in (("model", "models"), ("engine", "engines")):
+        if short in table:
+            if isinstance(table.get(long), Mapping) and "solver" in table[long]:
+                raise RecipeError(f"[{short}] is short for [{long}.solver]; give one of them")
+            table[long] = {"solver": table.pop(short), **table.get(long, {})}
+
+
+def _anchor(table: dict[str, Any], folder: Path) -> None:
+    """Make the paths of a recipe file absolute: sources, local models, templates, scripts and plug-ins of the user's own."""
+    for source in table.get("source", []):
+        _anchor_key(source, "path", folder)
+    for model in table.get("models", {}).values():
+        for key in ("name", "tokenizer", "template"):
+            _anchor_key(model, key, folder, only_if_path=True)
+    for engine in table.get("engines", {}).values():
+        _anchor_key(engine, "script", folder, only_if_path=True)
+    steps = [table.get("synth"), table.get("verify"), *table.get("filters", []), *table.get("select", [])]
+    for step in [
+        *steps,
+        *table.get("score", []),
+        *(keep for s in table.get("source", []) for keep in s.get("keep", [])),
+    ]:
+        _anchor_key(step, "use", folder, only_if_path=True)
+
+
+def _anchor_key(table: Any, key: str, folder: Path, *, only_if_path: bool = False) -> None:
+    if not isinstance(table, dict) or not isinstance(value := table.get(key), str):
+        return
+    if only_if_path and not value.startswith(("./", "../", "/", "~")):
+        return
+    table[key] = str((folder / Path(value).expanduser()).resolve())
+
+
+def _override(table: dict[str, Any], override: str) -> None:
+    """Apply `a.b=v`. The value is TOML where it parses as TOML, else text; a path is meant from the working folder."""
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise RecipeError(
+            f"--set {override!r}: write KEY=VALUE, such as --set synth.n=4 or --set source.0.path=x.jsonl"
+        )
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *path, last = dotted.split(".")
+    path = [{"model": "models.solver", "engine": "engines.solver"}.get(path[0], path[0]), *path[1:]] if path else path
+    place: Any = table
+    for part in ".".join(path).split(".") if path else []:
+        place = _step_into(place, part, dotted)
+    if isinstance(place, list):
+        raise RecipeError(
+            f"--set {dotted}: {'.'.join(path)} is a list; write a number, such as {'.'.join(path)}.0.{last}"
+        )
+    place[last] = value
+
+
+def _step_into(place: Any, part: str, dotted: str) -> Any:
+    if isinstance(place, list):
+        if not part.isdigit() or int(part) >= len(place):
+            raise RecipeError(f"--set {dotted}: {part!r} is not one of 0 to {len(place) - 1}")
+        return place[int(part)]
+    if not isinstance(place, dict):
+        raise RecipeError(f"--set {dotted}: there is no table to put {part!r} into")
+    return place.setdefault(part, {})
+
+
+def _explain(fault: Any) -> str:
+    """One line for one pydantic fault: where, the value, what is allowed."""
+    location = [part for part in fault["loc"] if not (isinstance(part, str) and "[" in part)]
+    where = ".".join(str(part) for part in location)
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key {where!r}{suggest(str(location[-1]), _keys_beside(location))}"
+    if fault["type"] == "missing":
+        return f"missing {where!r}"
+    message = fault["msg"].removeprefix("Value error, ")
+    value = "" if fault["type"] == "value_error" and not where else f" (got {fault['input']!r})"
+    return f"{where}: {message}{value}" if where else f"{message}"
+
+
+_TABLES: Mapping[str, type[BaseModel]] = {
+    "source": Source,
+    "models": ModelTable,
+    "engines": EngineTable,
+    "budget": Budget,
+}
+
+
+def _keys_beside(location: list[int | str]) -> Iterable[str]:
+    """The keys that are allowed where a key was not known."""
+    model = _TABLES.get(str(location[0]), Recipe) if len(location) > 1 else Recipe
+    short = {"model", "engine"} if model is Recipe else set()
+    return {*model.model_fields, *short}

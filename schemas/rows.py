@@ -55,7 +55,14 @@ class Trace:
 
     @classmethod
     def of(
-        cls, problem: Problem, completion: Completion, *, name: str, prompt: tuple[Message, ...], model: str, **columns: Any
+        cls,
+        problem: Problem,
+        completion: Completion,
+        *,
+        name: str,
+        prompt: tuple[Message, ...],
+        model: str,
+        **columns: Any,
     ) -> "Trace":
         """The trace that is one completion, unchanged."""
         return cls(

@@ -1,0 +1,108 @@
+"""A backend that answers from a function: the whole pipeline runs on a laptop, in tests, without a GPU.
+
+It ships in the product. `reply` decides what is said; `latency` and `faults` make it as slow and as unreliable as a real
+server, from the request's own key, so that a run that misbehaves can be run again.
+"""
+
+import asyncio
+import hashlib
+import re
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tracemill.schemas.errors import EngineLost, RequestRefused
+from tracemill.schemas.request import Capability, Completion, Request, TokenScores
+
+Reply = Callable[[Request], str | Completion]
+
+
+@dataclass
+class Scripted:
+    """Replies with `reply(request)` after a delay, and remembers what it was asked."""
+
+    reply: Reply
+    latency: float = 0.0
+    """Mean seconds to an answer; each request takes between 0 and twice that, by its key."""
+    refuse: float = 0.0
+    """Share of requests that are refused for good."""
+    lose_after: int | None = None
+    """The backend is gone once so many requests were answered."""
+    at_once: int = 1024
+    capabilities: frozenset[Capability] = frozenset({"complete", "prefix", "logprobs", "score"})
+    asked: list[Request] = field(default_factory=list)
+    remember: bool = True
+    answered: int = 0
+
+    async def start(self) -> None:
+        """Nothing to make ready."""
+
+    async def complete(self, request: Request) -> Completion:
+        await self._misbehave(request)
+        said = self.reply(request)
+        if isinstance(said, Completion):
+            return said
+        words = said.split()
+        limit = request.sampling.max_tokens
+        cut = limit is not None and len(words) > limit
+        if cut:
+            words = words[:limit]
+        ids = array("i", (int.from_bytes(hashlib.sha256(word.encode()).digest()[:2], "big") for word in words))
+        scores = None
+        if request.sampling.logprobs is not None:
+            scores = TokenScores(token_ids=ids, logprobs=array("f", (-(i % 1000) / 1000 for i in ids)))
+        return Completion(
+            text=" ".join(words) if cut else said,
+            finish_reason="length" if cut else "stop",
+            n_tokens=len(words),
+            prompt_tokens=len(request.prompt),
+            token_ids=ids,
+            scores=scores,
+        )
+
+    async def score(self, request: Request) -> TokenScores:
+        """Log-probs made from each token's own id: stable, and between -1 and 0."""
+        await self._misbehave(request)
+        tokens = request.prefix if isinstance(request.prefix, tuple) else tuple(map(ord, request.prefix or ""))
+        return TokenScores(token_ids=array("i", tokens), logprobs=array("f", (-(t % 1000) / 1000 for t in tokens)))
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+    def facts(self) -> dict[str, Any]:
+        return {"engine": "scripted"}
+
+    def progress(self) -> list[str]:
+        return []
+
+    async def _misbehave(self, request: Request) -> None:
+        if self.remember:
+            self.asked.append(request)
+        die = int(request.key[12:20], 16) / 0xFFFFFFFF
+        if self.latency:
+            await asyncio.sleep(2 * self.latency * int(request.key[20:28], 16) / 0xFFFFFFFF)
+        if self.lose_after is not None and self.answered >= self.lose_after:
+            raise EngineLost(f"the scripted backend was told to be lost after {self.lose_after} answers")
+        if die < self.refuse:
+            raise RequestRefused("the scripted backend was told to refuse this request")
+        self.answered += 1
+
+
+NUMBER = re.compile(r"\d+")
+
+
+def guess(request: Request) -> str:
+    """The reply without a script of one's own: a boxed sum, right for some problems and draws, wrong for others.
+
+    It adds two or more of the numbers that the question names, so a dry run shows correct, wrong and missing answers.
+    """
+    prompt = request.prompt
+    text = prompt if isinstance(prompt, str) else " ".join(m["content"] for m in prompt if isinstance(m, Mapping))
+    numbers = [int(n) for n in NUMBER.findall(text)][:8] or [0]
+    luck = request.rng_seed % 10
+    if luck == 0:
+        return "I cannot tell."
+    chosen = numbers if luck < 7 else numbers[: 1 + luck % len(numbers)]
+    steps = " ".join(f"Add {n}." for n in chosen)
+    return f"{'Let us see. ' * (luck % 4)}{steps} The answer is \\boxed{{{sum(chosen)}}}."

@@ -1,0 +1,244 @@
+"""The engine a method talks to: the roles of a build behind one journal, for one problem.
+
+A completion is in the journal before the method sees it. After kill -9 the method starts again from its first line: what
+the journal holds comes back at once, the rest is sampled.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from tracemill.schemas.errors import EngineLost, ProblemFailed, RequestRefused
+from tracemill.schemas.plugins import PromptLike
+from tracemill.schemas.request import Adapter, Completion, Message, Request, Sampling, TokenScores
+from tracemill.schemas.rows import Problem, Verdict
+from tracemill.synth.journal import Journal
+from tracemill.synth.roles import Role
+from tracemill.synth.verify import Verifier
+
+T = TypeVar("T")
+
+
+class Gate:
+    """Lets as many requests through at once as the backend finds worth having, first come, first served."""
+
+    def __init__(self, role: Role) -> None:
+        self._backend = role.backend
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self.inside = 0
+
+    @asynccontextmanager
+    async def entered(self) -> AsyncIterator[None]:
+        if self.inside >= self._backend.at_once or self._waiting:
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():  # let in and cancelled at the same moment
+                    self._leave()
+                raise
+        else:
+            self.inside += 1
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        self.inside -= 1
+        while self._waiting and self.inside < self._backend.at_once:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self.inside += 1
+                turn.set_result(None)
+
+
+@dataclass(slots=True)
+class Meter:
+    """What a build has drawn so far, for the panel, the budget and the manifest."""
+
+    samples_new: int = 0
+    samples_replayed: int = 0
+    tokens_new: int = 0
+    tokens_replayed: int = 0
+    truncated: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """One completion that a problem's outcome rests on: its row in `samples`, less what the journal holds."""
+
+    key: str
+    role: str
+    seed: int | None
+    n_tokens: int
+    truncated: bool
+    adapter: str | None = None
+    scale: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What all problems of a build share."""
+
+    roles: Mapping[str, Role]
+    journal: Journal
+    verifier: Verifier
+    meter: Meter = field(default_factory=Meter)
+    gates: dict[str, Gate] = field(default_factory=dict)
+
+    def gate(self, role: Role) -> Gate:
+        return self.gates.setdefault(role.name, Gate(role))
+
+    def engine(self, problem: Problem) -> "ProblemEngine":
+        return ProblemEngine(self, problem)
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemEngine:
+    """`schemas.plugins.Engine` for one problem."""
+
+    shop: Workshop
+    problem: Problem
+    drawn: list[Drawn] = field(default_factory=list)
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    """Verdicts by the key of the completion they are about, where a method verified one."""
+    _asked: set[str] = field(default_factory=set)
+
+    async def sample(
+        self,
+        prompt: PromptLike,
+        *,
+        n: int = 1,
+        start: int = 0,
+        role: str = "solver",
+        scope: str = "solve",
+        salt: str = "",
+        sampling: Sampling = Sampling(),
+        prefix: str | tuple[int, ...] | None = None,
+        adapter: Adapter | None = None,
+    ) -> list[Completion]:
+        """See schemas/plugins.py."""
+        asked = self._role(role)
+        first = asked.request(
+            prompt,
+            sampling=sampling,
+            prefix=prefix,
+            tools=self.problem.tools,
+            adapter=adapter,
+            problem_id=self.problem.problem_id,
+            scope=scope,
+            salt=salt,
+        )
+        requests = [replace(first, index=index) for index in range(start, start + n)]
+        self._note(requests)
+        known = await self.shop.journal.get([request.key for request in requests])
+        answers = await _all(self._complete(asked, request, known.get(request.key)) for request in requests)
+        self.drawn.extend(_drawn(role, r, c) for r, c in zip(requests, answers, strict=True))
+        return answers
+
+    async def score(
+        self,
+        prompt: PromptLike,
+        continuation: str | tuple[int, ...],
+        *,
+        role: str = "solver",
+        adapter: Adapter | None = None,
+    ) -> TokenScores:
+        """See schemas/plugins.py."""
+        asked = self._role(role)
+        request = asked.request(
+            prompt,
+            sampling=Sampling(max_tokens=1, logprobs=0),
+            prefix=continuation,
+            tools=self.problem.tools,
+            kind="score",
+            adapter=adapter,
+            problem_id="",  # a score is no draw: whoever asks for the same one gets it
+            scope="score",
+        )
+        known = (await self.shop.journal.get([request.key])).get(request.key)
+        if isinstance(known, TokenScores):
+            return known
+        async with self.shop.gate(asked).entered():
+            scores = await _unless_refused(asked.backend.score(request))
+        await self.shop.journal.put(request.key, scores)
+        return scores
+
+    async def verify(self, text: str, gold: str | None, *, truncated: bool = False) -> Verdict:
+        """See schemas/plugins.py."""
+        return await self.shop.verifier.verify(text, gold, truncated=truncated, options=self.problem.options)
+
+    def model_name(self, role: str = "solver") -> str:
+        return self._role(role).model.name
+
+    def conversation(self, prompt: PromptLike, role: str = "solver") -> tuple[Message, ...]:
+        return self._role(role).conversation(prompt)
+
+    def count_tokens(self, text: str, role: str = "solver") -> int:
+        asked = self.shop.roles.get(role)
+        return asked.count(text) if asked else len(text.split())
+
+    def _role(self, name: str) -> Role:
+        if name not in self.shop.roles:
+            raise ProblemFailed(
+                f"the method asks for a role {name!r}; the recipe has: {', '.join(self.shop.roles) or 'none'}"
+            )
+        return self.shop.roles[name]
+
+    def _note(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            if request.key in self._asked:
+                raise ProblemFailed(
+                    f"the same draw was asked for twice (scope={request.scope!r}, salt={request.salt!r}, "
+                    f"index={request.index}); give each draw its own index or salt, as in engine.sample(..., start=4)"
+                )
+            self._asked.add(request.key)
+
+    async def _complete(self, role: Role, request: Request, known: object) -> Completion:
+        meter = self.shop.meter
+        if isinstance(known, Completion):
+            meter.samples_replayed += 1
+            meter.tokens_replayed += known.n_tokens
+            return known
+        async with self.shop.gate(role).entered():
+            completion = await _unless_refused(role.backend.complete(request))
+            await self.shop.journal.put(request.key, completion)
+        meter.samples_new += 1
+        meter.tokens_new += completion.n_tokens
+        meter.truncated += completion.truncated
+        return replace(completion, key=request.key)
+
+
+def _drawn(role: str, request: Request, completion: Completion) -> Drawn:
+    adapter = request.adapter
+    return Drawn(
+        key=request.key,
+        role=role,
+        seed=request.rng_seed if request.seeds == "request" else None,
+        n_tokens=completion.n_tokens,
+        truncated=completion.truncated,
+        adapter=adapter.name if adapter else None,
+        scale=adapter.scale if adapter else None,
+    )
+
+
+async def _unless_refused(call: Awaitable[T]) -> T:
+    """Await a backend's answer; a refusal is this problem's failure, not the run's."""
+    try:
+        return await call
+    except RequestRefused as refusal:
+        raise ProblemFailed(f"the model's backend refuses a request of this problem: {refusal}") from refusal
+
+
+async def _all(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Every answer, in order. Where one fails the others are still waited for, and so journaled, before it is raised."""
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    failures = [result for result in results if isinstance(result, BaseException)]
+    for failure in sorted(failures, key=lambda failure: not isinstance(failure, EngineLost)):
+        raise failure
+    return [result for result in results if not isinstance(result, BaseException)]

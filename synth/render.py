@@ -1,0 +1,153 @@
+"""From messages to token ids, on this side of the wire: the model's own chat template, without the model.
+
+Rendering here, with the light `tokenizers` library and sandboxed Jinja, gives every backend the same ids, and so the same
+keys, whether or not transformers is installed.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tokenizers import Tokenizer
+
+from tracemill.schemas.errors import ProblemFailed, RecipeError
+from tracemill.schemas.request import Message, Sampling
+
+PLAIN = "plain-1"
+"""Version of the layout for models without a chat template: contents of the messages, one a paragraph, and a new line."""
+
+
+@dataclass(frozen=True)
+class Renderer:
+    """One tokenizer with its chat template."""
+
+    name: str
+    tokenizer: Tokenizer
+    template: str | None
+    special: Mapping[str, str]
+    """The special tokens that templates name: bos_token, eos_token, ..."""
+    generation: Sampling
+    """What the model's generation config says about drawing tokens."""
+
+    @classmethod
+    def load(cls, folder: Path, name: str, template: str | None = None) -> "Renderer":
+        """Read tokenizer.json and, beside it, template and generation config; `template` takes the place of the model's."""
+        file = folder / "tokenizer.json"
+        if not file.is_file():
+            raise RecipeError(f"{folder} has no tokenizer.json; name a folder or Hub id with one: tokenizer = '...'")
+        config = _json(folder / "tokenizer_config.json")
+        special = {key: _token_text(value) for key, value in config.items() if key.endswith("_token") and value}
+        beside = folder / "chat_template.jinja"
+        own = beside.read_text(encoding="utf-8") if beside.is_file() else _default_template(config.get("chat_template"))
+        return cls(name, Tokenizer.from_file(str(file)), template or own, special, read_generation_config(folder))
+
+    @property
+    def identity(self) -> str:
+        """What a key says of the rendering: `chat-` and a hash of the template, or the version of the plain layout."""
+        return f"chat-{hashlib.sha256(self.template.encode()).hexdigest()[:12]}" if self.template else PLAIN
+
+    def tokens(
+        self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] | None = None, **kwargs: Any
+    ) -> tuple[int, ...]:
+        """Token ids of a conversation that waits for the assistant's turn."""
+        if self.template is None:
+            if tools:
+                raise ProblemFailed(f"{self.name} has no chat template, so it cannot be shown tools")
+            return self.encode(plain(messages), special=True)
+        return self.encode(self.text(messages, tools=tools, **kwargs), special=False)
+
+    def text(
+        self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] | None = None, **kwargs: Any
+    ) -> str:
+        """The conversation as the chat template writes it, with the opening of the assistant's turn."""
+        if self._compiled is None:
+            return plain(messages)
+        from jinja2 import TemplateError
+
+        try:
+            return str(
+                self._compiled.render(
+                    messages=list(messages),
+                    tools=list(tools) if tools else None,
+                    add_generation_prompt=True,
+                    **self.special,
+                    **kwargs,
+                )
+            )
+        except TemplateError as error:
+            raise ProblemFailed(f"the chat template of {self.name} refuses this conversation: {error}") from error
+
+    def encode(self, text: str, *, special: bool = False) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(text, add_special_tokens=special).ids)
+
+    def count(self, text: str) -> int:
+        return len(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    @cached_property
+    def _compiled(self) -> Any:
+        if self.template is None:
+            return None
+        from jinja2 import TemplateSyntaxError
+        from jinja2.ext import loopcontrols
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment.filters["tojson"] = _tojson
+        environment.globals.update(raise_exception=_raise, strftime_now=lambda form: datetime.now().strftime(form))  # noqa: DTZ005
+        try:
+            return environment.from_string(self.template)
+        except TemplateSyntaxError as error:
+            raise RecipeError(f"the chat template of {self.name} is not valid Jinja: {error}") from error
+
+
+def plain(messages: Sequence[Message]) -> str:
+    """The plain layout: what a completion model is shown."""
+    return "\n\n".join(message["content"].rstrip("\n") for message in messages) + "\n"
+
+
+def read_generation_config(folder: Path) -> Sampling:
+    """The drawing settings of generation_config.json, with neutral values where it is silent."""
+    config = _json(folder / "generation_config.json")
+    greedy = config.get("do_sample") is False and "temperature" in config
+    return Sampling(
+        temperature=0.0 if greedy else float(config.get("temperature") or 1.0),
+        top_p=float(config.get("top_p") or 1.0),
+        top_k=max(0, int(config.get("top_k") or 0)),
+        min_p=float(config.get("min_p") or 0.0),
+        stop=(),
+    )
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, OSError) as error:
+        raise RecipeError(f"{file}: not a readable JSON object: {error}") from None
+
+
+def _token_text(value: Any) -> str:
+    return str(value["content"]) if isinstance(value, dict) else str(value)
+
+
+def _default_template(value: Any) -> str | None:
+    """tokenizer_config.json holds one template, or a list of named ones."""
+    if isinstance(value, list):
+        return next((entry["template"] for entry in value if entry.get("name") == "default"), None)
+    return value or None
+
+
+def _tojson(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _raise(message: str) -> NoReturn:
+    from jinja2 import TemplateError
+
+    raise TemplateError(message)
