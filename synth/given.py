@@ -1,0 +1,30 @@
+"""Traces that exist already: what `tracemill curate` verifies, filters and commits.
+
+A source row {"question": ..., "a.solution": "...", "b.solution": "..."} with `responses = ["a.solution", "b.solution"]` is
+two traces, of the models `a` and `b`.
+"""
+
+from tracemill.schemas.plugins import Engine
+from tracemill.schemas.request import Message
+from tracemill.schemas.rows import Outcome, Problem, Rejection, Trace
+
+
+async def given(problem: Problem, engine: Engine) -> Outcome:
+    """Take the responses of the source as they are, one trace a column; two columns with one text stay two traces."""
+    if not problem.responses:
+        return Outcome(rejections=[(None, Rejection("no_response"))])
+    prompt = problem.messages or (Message(role="user", content=problem.question),)
+    return Outcome(
+        traces=[
+            Trace(
+                problem_id=problem.problem_id,
+                name=column,
+                prompt=prompt,
+                text=text,
+                n_tokens=engine.count_tokens(text),
+                finish_reason="given",
+                model=column.partition(".")[0],
+            )
+            for column, text in problem.responses.items()
+        ]
+    )

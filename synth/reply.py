@@ -1,0 +1,23 @@
+"""Taking a reply apart: what the model thought, and what it says."""
+
+
+def split_reasoning(text: str, think: tuple[str, str] | None, *, opened: bool = False) -> tuple[str | None, str]:
+    """`(reasoning, content)` of a reply; reasoning is None where the model does not think aloud.
+
+    `think` holds the opening and the closing tag. `opened` says that the prompt ended in the opening tag, so that the reply
+    begins inside it. Content is what follows the last closing tag: with several blocks of thought, all but the last
+    closing tag stay in the reasoning. Thought that never closes leaves no content: an answer in it was not given.
+    """
+    if think is None:
+        return None, text
+    opening, closing = think
+    before, closed, after = text.rpartition(closing)
+    if closed and opening not in after:
+        return _without(opening, before), after.strip()
+    if closed or opening in text or opened:
+        return _without(opening, text), ""
+    return None, text
+
+
+def _without(opening: str, reasoning: str) -> str:
+    return reasoning.strip().removeprefix(opening).strip()
