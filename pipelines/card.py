@@ -1,0 +1,253 @@
+"""`README.md` of a version: what the Hub, `datasets` and a person need to know, all of it from the manifest.
+
+The front matter's `configs:` make `datasets.load_dataset(<folder>)` work, `rows` being the default. Tables without rows are not
+listed, because `datasets` cannot load them; where `rows` itself is empty, the first table that is not becomes the default.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+SIZES = (
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"),
+)
+"""The Hub's size categories, by their upper bounds; what is larger is n>10M to us, though the Hub goes on."""
+LICENCES = (
+    "mit apache-2.0 bsd-2-clause bsd-3-clause cc0-1.0 cc-by-4.0 cc-by-sa-4.0 cc-by-nc-4.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 "
+    "cc-by-3.0 cc-by-sa-3.0 cc-by-nc-sa-3.0 odc-by odbl gpl-3.0 lgpl-3.0 agpl-3.0 mpl-2.0 unlicense openrail"
+)
+"""Identifiers of the Hub, by spaces, that a source may state; whatever else a source says is shown as it says it."""
+FIRST = ("rows", "traces", "samples", "problems", "rejected")
+"""The order in which tables are shown; others follow by name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardTable:
+    """A table of numbers for the reader, such as pass@k; the keys of its first row are its columns."""
+
+    title: str
+    rows: Sequence[Mapping[str, Any]]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardFacts:
+    """What a card shows beyond the manifest."""
+
+    about: str = ""
+    """What the dataset is, in a sentence or two."""
+    tables: Sequence[CardTable] = ()
+    tags: Sequence[str] = ()
+    limits: Sequence[str] = ()
+    """What a user must know before relying on it, a sentence each."""
+
+
+def write_card(manifest: Mapping[str, Any], facts: CardFacts) -> str:
+    """The card of a version, as its manifest has it."""
+    sections = [
+        f"# {manifest['name']}",
+        _partial(manifest),
+        facts.about,
+        _made(manifest),
+        _holds(manifest),
+        *(_numbers(table) for table in facts.tables),
+        _counts(manifest),
+        _sources(manifest),
+        _load(manifest),
+        _again(manifest),
+        _limits(manifest, facts),
+    ]
+    return front_matter(manifest, facts) + "\n" + "\n\n".join(section for section in sections if section) + "\n"
+
+
+def front_matter(manifest: Mapping[str, Any], facts: CardFacts) -> str:
+    """The YAML block that the Hub and `datasets` read. Values are JSON, which YAML takes as it is."""
+    listed = listed_tables(manifest)
+    rows = manifest["tables"]["rows"]["rows"]
+    size = next((name for bound, name in SIZES if rows < bound), "n>10M")
+    tags = dict.fromkeys(["tracemill", "reasoning", *facts.tags])
+    lines = [f"pretty_name: {_json(manifest['name'])}", *_licence_lines(_licences(manifest))]
+    lines += [f"tags: {_json(list(tags))}", f"size_categories: {_json([size])}"]
+    lines += ["configs:"] if listed else []
+    for table in listed:
+        lines += [f"- config_name: {table}"]
+        lines += ["  default: true"] if table == listed[0] else []
+        lines += ["  data_files:", "  - split: train", f"    path: {_json(f'{table}/*.parquet')}"]
+    return "\n".join(["---", *lines, "---", ""])
+
+
+def listed_tables(manifest: Mapping[str, Any]) -> list[str]:
+    """The tables that have rows, the default config first."""
+    return [name for name in _in_order(manifest["tables"]) if manifest["tables"][name]["rows"]]
+
+
+def _partial(manifest: Mapping[str, Any]) -> str:
+    if manifest["complete"]:
+        return ""
+    why = manifest.get("why_partial", "the build was stopped before the end")
+    return f"> **Partial version**: {_cell(why)}. Problems are missing; what is here is whole and verified as usual."
+
+
+def _made(manifest: Mapping[str, Any]) -> str:
+    recipe = manifest.get("recipe", {})
+    how = recipe.get("synth") or {}
+    lines = [f"Version `{manifest['version']}`, made {manifest['created']} by tracemill {manifest['tracemill']}."]
+    if how.get("use"):
+        lines.append(f"Method: `{_cell(how['use'])}` ({_options(how)}). The whole recipe stands in `recipe.toml`.")
+    else:
+        lines.append(
+            "Nothing was sampled: given traces were verified and chosen. The whole recipe stands in `recipe.toml`."
+        )
+    for role, model in manifest.get("models", {}).items():
+        revision = model.get("revision")
+        proof = "verified" if model.get("verified") and revision else "unverified"
+        at = f" at revision `{_cell(revision)}`" if revision else ", revision unknown"
+        lines.append(f"Model ({role}): `{_cell(model.get('name', 'unknown'))}`{at} ({proof}).")
+    for role, engine in manifest.get("engines", {}).items():
+        lines.append(f"Engine ({role}): {_options(engine)}.")
+    if verifier := manifest.get("verifier"):
+        lines.append(f"Verifier: {_options(verifier)}.")
+    if level := manifest.get("determinism"):
+        lines.append(f"Determinism {level['level']}: {_cell(level['promise'])}")
+    return "## How it was made\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _holds(manifest: Mapping[str, Any]) -> str:
+    tables = manifest["tables"]
+    body = _table(["table", "rows"], ([f"`{name}`", f"{tables[name]['rows']:,}"] for name in _in_order(tables)))
+    notes = []
+    listed = listed_tables(manifest)
+    if not tables["rows"]["rows"]:
+        default = f"the default config is `{listed[0]}`" if listed else "and there is no config to load"
+        notes.append(
+            f"**No row was chosen**: `rows` is empty, {default}. The counts below say what became of the problems."
+        )
+    if empty := [name for name in _in_order(tables) if name not in listed and name != "rows"]:
+        notes.append(f"Tables without rows are not listed as configs: {', '.join(f'`{name}`' for name in empty)}.")
+    return "\n\n".join(["## What it holds", body, *notes])
+
+
+def _numbers(table: CardTable) -> str:
+    if not table.rows:
+        return ""
+    head = list(table.rows[0])
+    body = _table(head, ([row.get(column) for column in head] for row in table.rows))
+    return "\n\n".join(part for part in (f"## {_cell(table.title)}", body, _cell(table.note)) if part)
+
+
+def _counts(manifest: Mapping[str, Any]) -> str:
+    parts = []
+    if problems := manifest.get("problems"):
+        parts.append(_table(["problems", "number"], ([outcome, f"{n:,}"] for outcome, n in problems.items())))
+    if counts := manifest.get("counts"):
+        lines = ([count["stage"], count["reason"], f"{count['rows']:,}"] for count in counts)
+        parts.append(_table(["stage", "reason", "rows"], lines))
+        parts.append(
+            "Every row that is not in `rows` stands in `rejected`, with its reason, the evidence and its content."
+        )
+    return "\n\n".join(["## What became of what", *parts]) if parts else ""
+
+
+def _sources(manifest: Mapping[str, Any]) -> str:
+    sources = manifest.get("sources", ())
+    if not sources:
+        return ""
+    lines = (
+        [
+            source.get("name", ""),
+            source.get("licence", "unknown"),
+            source.get("rows"),
+            f"`{source.get('sha256', '')[:16]}`",
+        ]
+        for source in sources
+    )
+    note = (
+        "Licences are what the recipe states of each source; nobody checked them. The terms of the models come on top."
+    )
+    return "\n\n".join(["## Sources", _table(["source", "licence", "rows", "sha256"], lines), note])
+
+
+def _load(manifest: Mapping[str, Any]) -> str:
+    listed = listed_tables(manifest)
+    if not listed:
+        return ""
+    table = listed[0]
+    return f"""## Load it
+
+```python
+from datasets import load_dataset
+
+{table} = load_dataset(".", "{table}", split="train")  # "." is this folder; on the Hub, the repository's name
+```
+
+```python
+import polars as pl
+
+{table} = pl.scan_parquet("{table}/*.parquet")
+```"""
+
+
+def _again(manifest: Mapping[str, Any]) -> str:
+    finish = (
+        "" if manifest["complete"] else " The same command with a larger budget goes on where this version stopped."
+    )
+    return f"""## Build it again
+
+```sh
+tracemill build recipe.toml
+```
+
+What the store's journal holds is replayed, not sampled again.{finish} `manifest.json` has the library versions, and the sha256 of every file."""
+
+
+def _limits(manifest: Mapping[str, Any], facts: CardFacts) -> str:
+    limits = list(facts.limits)
+    if any(not (m.get("verified") and m.get("revision")) for m in manifest.get("models", {}).values()):
+        limits.append("A model's revision is unverified: another model may answer to the same name.")
+    if "unknown" in _licences(manifest):
+        limits.append("The licence of a source is unknown: find out before you publish or train on it.")
+    return "## Known limits\n\n" + "\n".join(f"- {_cell(limit)}" for limit in limits) if limits else ""
+
+
+def _licences(manifest: Mapping[str, Any]) -> list[str]:
+    stated = (str(source.get("licence") or "unknown").strip() for source in manifest.get("sources", ()))
+    return sorted(set(stated)) or ["unknown"]
+
+
+def _licence_lines(licences: Sequence[str]) -> list[str]:
+    """One licence that the Hub knows is named; anything else is `other`, with what the sources say."""
+    if len(licences) == 1:
+        known = licences[0].lower()
+        if known in LICENCES.split() or known == "unknown":
+            return [f"license: {known}"]
+    return ["license: other", f"license_name: {_json(', '.join(licences))}"]
+
+
+def _in_order(tables: Iterable[str]) -> list[str]:
+    return sorted(tables, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
+
+
+def _options(table: Mapping[str, Any]) -> str:
+    return (
+        ", ".join(f"{_cell(key)} {_cell(_json(value))}" for key, value in table.items() if key != "use") or "defaults"
+    )
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(_cell(value) for value in line)} |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    """One line that leaves the table whole, whatever stands in it."""
+    text = "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,131 @@
+"""`manifest.json`: what a version was made from, how, and what it holds. Written last: where it stands, all of it stands."""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, TypedDict
+
+from tracemill.pipelines.canonical import canonical_json
+from tracemill.pipelines.dataset import MANIFEST_SCHEMA
+from tracemill.pipelines.parquet import TableFacts
+
+LIBRARIES = (
+    "pyarrow",
+    "polars",
+    "datasets",
+    "math-verify",
+    "sympy",
+    "tokenizers",
+    "msgspec",
+    "vllm",
+    "transformers",
+    "torch",
+)
+"""Whose versions the manifest records, where they are installed."""
+
+
+class SourceFacts(TypedDict, total=False):
+    """Where problems came from."""
+
+    name: str
+    sha256: str
+    licence: str
+    rows: int
+
+
+class ModelFacts(TypedDict, total=False):
+    """One role's model. `verified` says that the revision was proven, by a hash of the weights or a Hub commit."""
+
+    name: str
+    revision: str | None
+    verified: bool
+
+
+class Determinism(TypedDict):
+    """`level`: L0 none, L1 seeded, L2 batch-invariant, L3 replayed. `promise`: in words, what a rebuild gives."""
+
+    level: str
+    promise: str
+
+
+class Count(TypedDict):
+    """How many rows a stage turned down for a reason; stage `chosen` for those it kept."""
+
+    stage: str
+    reason: str
+    rows: int
+
+
+class MadeFrom(TypedDict, total=False):
+    """What the builder knows. All of it is provenance: none of it is in the version id, which has `identity` for that."""
+
+    recipe: Mapping[str, Any]
+    sources: Sequence[SourceFacts]
+    models: Mapping[str, ModelFacts]
+    """By role."""
+    engines: Mapping[str, Mapping[str, Any]]
+    """By role, the facts of the backend; no addresses, no secrets."""
+    verifier: Mapping[str, Any]
+    problems: Mapping[str, int]
+    """By outcome."""
+    counts: Sequence[Count]
+    samples: Mapping[str, int]
+    """`new` and `replayed`."""
+    tokens: Mapping[str, int]
+    determinism: Determinism
+    code: str
+    """The hash of the installed package."""
+    why_partial: str
+    """What stopped the build, in a version that is not complete."""
+
+
+def version_id(tables: Mapping[str, TableFacts], identity: Mapping[str, Any], *, complete: bool) -> str:
+    """The full hash that a version is named by: its 16 first digits are the folder.
+
+    A partial version never has the id of a complete one, even where the tables agree: what is said about it differs.
+    """
+    content = {name: table.content for name, table in tables.items()}
+    return sha256(
+        canonical_json({"form": 1, "complete": complete, "identity": identity, "tables": content})
+    ).hexdigest()
+
+
+def full_manifest(
+    made_from: MadeFrom,
+    *,
+    name: str,
+    digest: str,
+    identity: Mapping[str, Any],
+    tables: Mapping[str, TableFacts],
+    complete: bool,
+) -> dict[str, Any]:
+    """What the builder knows, and what the store adds."""
+    return {
+        "schema_version": MANIFEST_SCHEMA,
+        "name": name,
+        "version": digest[:16],
+        "digest": digest,
+        "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "complete": complete,
+        "identity": identity,
+        "tables": {table: facts.plain() for table, facts in tables.items()},
+        "tracemill": _version_of("tracemill"),
+        "python": platform.python_version(),
+        "libraries": {library: have for library in LIBRARIES if (have := _version_of(library))},
+        **made_from,
+    }
+
+
+def pretty_json(value: Mapping[str, Any]) -> str:
+    """JSON for people and programs: indented, in order, ending in a line feed."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _version_of(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,246 @@
+"""Writes one table of a version: rows in order come in, Parquet files and their facts come out.
+
+draft.table("rows", ROWS, batches) ──▶ rows/part-00000.parquet, ... ──▶ TableFacts(rows, files, content)
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tracemill.pipelines.canonical import ContentHash
+from tracemill.pipelines.durable import watch_disk
+from tracemill.schemas.errors import CountsDiffer, DiskFull
+
+Batch = pa.RecordBatch | pa.Table | pl.DataFrame | Sequence[Mapping[str, Any]]
+
+CHUNK_ROWS, CHUNK_BYTES = 4096, 8 << 20
+"""Small batches are joined up to this size: hashing and checking cost per call."""
+GROUP_ROWS, GROUP_BYTES = 1 << 20, 128 << 20
+"""A row group is held in memory until it is written, so this bounds it. As few as fit: every border between row groups
+costs a new version of the table a chunk of each column that it could have shared with the old one."""
+FILE_BYTES = 1 << 30
+
+_UNIQUE: Mapping[str, tuple[str, ...]] = {
+    "rows": ("id",),
+    "traces": ("id",),
+    "problems": ("problem_id",),
+    "samples": ("key",),
+}
+_SORTABLE = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean)
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """One file of a version, by its path from the version's folder."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TableFacts:
+    """What the manifest says of a table."""
+
+    rows: int
+    content: str
+    """The hash of its canonical form: what counts for the version id."""
+    files: tuple[FileFacts, ...]
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def order_of(table: str, schema: pa.Schema) -> tuple[str, ...]:
+    """The columns that a table is sorted by, nulls first and text by code point, as polars sorts.
+
+    `rows` and `traces` by id, `problems` by problem_id, `samples` by key, each of which is unique. Any other table by id, key and
+    problem_id as far as it has them, then by all its other columns of text, whole numbers and booleans, so that two rows can
+    change places only where nothing tells them apart.
+    """
+    if table in _UNIQUE:
+        return _UNIQUE[table]
+    plain = [field.name for field in schema if any(test(field.type) for test in _SORTABLE)]
+    first = [name for name in ("problem_id", "id", "key") if name in plain]
+    return (*first, *(name for name in plain if name not in first))
+
+
+def write_table(folder: Path, schema: pa.Schema, batches: Iterable[Batch]) -> TableFacts:
+    """Write the table named like `folder`. Batches may be of any size; one row group is held in memory.
+
+    Raises CountsDiffer where rows are out of order (see `order_of`), or one comes twice, or a column has no place in
+    `schema`; DiskFull where the disk is full. What was written by then is the caller's to remove.
+    """
+    with watch_disk(folder):
+        writer = _Writer(folder, schema)
+        try:
+            for batch in batches:
+                writer.add(_fit(batch, schema, folder.name))
+            return writer.finish()
+        except BaseException:
+            with suppress(OSError, DiskFull):  # only to let go of the file: what went wrong is on its way up
+                writer.close()
+            raise
+
+
+class _Writer:
+    def __init__(self, folder: Path, schema: pa.Schema) -> None:
+        self._folder, self._schema = folder, schema
+        self._hash = ContentHash(schema)
+        self._order = _Order(folder.name, schema)
+        self._rows = 0
+        self._chunk = _Pile(CHUNK_ROWS, CHUNK_BYTES)
+        self._group = _Pile(GROUP_ROWS, GROUP_BYTES)
+        self._files: list[Path] = []
+        self._writer: pq.ParquetWriter | None = None
+        folder.mkdir()
+
+    def add(self, batches: Iterable[pa.RecordBatch]) -> None:
+        for batch in batches:
+            self._rows += batch.num_rows
+            if self._chunk.add(batch):
+                self._close_chunk()
+
+    def finish(self) -> TableFacts:
+        self._close_chunk()
+        if self._group.rows or not self._files:
+            self._close_group()
+        self.close()
+        home = self._folder.parent
+        files = tuple(
+            FileFacts(path.relative_to(home).as_posix(), _sha256(path), path.stat().st_size) for path in self._files
+        )
+        return TableFacts(self._rows, self._hash.hexdigest(), files)
+
+    def close(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with watch_disk(self._files[-1]):
+                writer.close()
+
+    def _close_chunk(self) -> None:
+        chunk = pa.Table.from_batches(self._chunk.take(), self._schema).combine_chunks()
+        for batch in chunk.to_batches():
+            self._order.check(batch)
+            self._hash.update(batch)
+            if self._group.add(batch):
+                self._close_group()
+
+    def _close_group(self) -> None:
+        group = pa.Table.from_batches(self._group.take(), self._schema)
+        if self._writer is None:
+            self._files.append(self._folder / f"part-{len(self._files):05}.parquet")
+            self._writer = _parquet(self._files[-1], self._schema)
+        with watch_disk(self._files[-1], needs=group.nbytes):
+            self._writer.write_table(group, row_group_size=max(1, group.num_rows))
+        if self._files[-1].stat().st_size >= FILE_BYTES:
+            self.close()
+
+
+class _Pile:
+    """Batches that wait until they are enough."""
+
+    def __init__(self, rows: int, size: int) -> None:
+        self._enough = rows, size
+        self._batches: list[pa.RecordBatch] = []
+        self.rows = self._bytes = 0
+
+    def add(self, batch: pa.RecordBatch) -> bool:
+        """Whether it is enough now."""
+        self._batches.append(batch)
+        self.rows += batch.num_rows
+        self._bytes += batch.nbytes
+        return self.rows >= self._enough[0] or self._bytes >= self._enough[1]
+
+    def take(self) -> list[pa.RecordBatch]:
+        taken, self._batches = self._batches, []
+        self.rows = self._bytes = 0
+        return taken
+
+
+class _Order:
+    """Checks that rows come in the order of their table, across batches."""
+
+    def __init__(self, table: str, schema: pa.Schema) -> None:
+        self._table = table
+        self._columns = order_of(table, schema)
+        self._unique = table in _UNIQUE
+        self._last: pl.DataFrame | None = None
+
+    def check(self, batch: pa.RecordBatch) -> None:
+        if not self._columns:
+            return
+        keys = pl.DataFrame(pl.from_arrow(batch.select(list(self._columns))))
+        seen = keys if self._last is None else pl.concat([self._last, keys])
+        self._last = keys.tail(1)
+        wrong = seen.with_columns(wrong=self._out_of_order()).with_row_index("at").filter("wrong").head(1)
+        if len(wrong):
+            at = int(wrong["at"][0])
+            before, row = seen.row(at - 1), seen.row(at)
+            what = "twice in it" if before == row else "out of order"
+            raise CountsDiffer(
+                f"table {self._table!r}: a row is {what}: {_show(row)} after {_show(before)}; "
+                f"it must come sorted by {', '.join(self._columns)}, nulls first{', each once' if self._unique else ''}"
+            )
+
+    def _out_of_order(self) -> pl.Expr:
+        """True where a row does not belong behind the one before it."""
+        after, tie = pl.lit(value=False), pl.lit(value=True)
+        for name in self._columns:
+            now, before = pl.col(name), pl.col(name).shift(1)
+            larger = pl.when(before.is_null()).then(now.is_not_null()).otherwise((before < now).fill_null(value=False))
+            after |= tie & larger
+            tie &= now.eq_missing(before)
+        fine = after if self._unique else after | tie
+        return ~fine & (pl.int_range(pl.len()) > 0)
+
+
+def _fit(batch: Batch, schema: pa.Schema, table: str) -> list[pa.RecordBatch]:
+    """The rows as the schema has them. A column that the schema does not know would vanish, so it is an error."""
+    try:
+        if isinstance(batch, pl.DataFrame):
+            batch = batch.to_arrow()
+        if isinstance(batch, pa.RecordBatch):
+            batch = pa.Table.from_batches([batch])
+        if isinstance(batch, pa.Table):
+            _no_strays(batch.schema.names, schema, table)
+            return batch.select(schema.names).cast(schema).to_batches(max_chunksize=CHUNK_ROWS)
+        for row in batch:
+            _no_strays(row, schema, table)
+        return [pa.RecordBatch.from_pylist(list(batch), schema=schema)]
+    except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError, OverflowError, UnicodeEncodeError) as error:
+        raise CountsDiffer(f"table {table!r}: rows do not fit its columns: {error}") from error
+
+
+def _no_strays(names: Iterable[str], schema: pa.Schema, table: str) -> None:
+    if strays := set(names).difference(schema.names):
+        raise CountsDiffer(f"table {table!r} has no column {sorted(strays)}; its columns: {', '.join(schema.names)}")
+
+
+def _parquet(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    with watch_disk(path):
+        return pq.ParquetWriter(
+            path,
+            schema,
+            compression="zstd",
+            use_content_defined_chunking=True,
+            write_page_index=True,
+            write_page_checksum=True,
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _show(row: tuple[Any, ...]) -> str:
+    text = repr(row[0] if len(row) == 1 else row)
+    return text if len(text) <= 200 else f"{text[:200]}..."
