@@ -1,0 +1,227 @@
+"""What the columns of one source mean: from a `Row` to a `Problem`, or `Unusable` with the reason.
+
+{"id": 7, "question": "6 * 7?", "answer": 42.0, "a": {"solution": "6 * 7 = 42", "ok": true}}
+    ▶ Problem(problem_id="7", gold="42", responses={"a.solution": "6 * 7 = 42"}, meta={"a.ok": True})
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any, cast
+
+from tracemill.pipelines.rawrow import pick, scalars, text_of
+from tracemill.schemas.recipe import Source
+from tracemill.schemas.request import Message
+from tracemill.schemas.rows import Problem, qid
+
+_SHOWN = 200
+
+
+class Unusable(Exception):
+    """A row that cannot become a problem: a short fixed reason, and what a person needs to agree."""
+
+    def __init__(self, reason: str, **evidence: Any) -> None:
+        super().__init__(reason)
+        self.reason, self.evidence = reason, evidence
+
+
+class Columns:
+    """The mapping of the `[[source]]` of this index; `name` is what rows show as their source."""
+
+    def __init__(self, source: Source, index: int, name: str, *, gold_needed: bool) -> None:
+        self._source, self._index, self._name, self._gold_needed = source, index, name, gold_needed
+        self.question = source.question or ("question" if source.messages is None else None)
+        self.responses = source.responses or ((source.response,) if source.response is not None else ())
+        named = (self.question, source.messages, source.id, source.answer, source.options, source.solution)
+        more = (source.difficulty, source.tools, *self.responses)
+        self.required = {column for column in (*named, *more) if column is not None}
+        """The columns that a source must have: all that the recipe names, and the question."""
+        self._used = {*self.required, "id", "question", "answer", "difficulty"}
+
+    def problem_id(self, columns: Mapping[str, Any]) -> str | None:
+        """The id that the row brings; None where the qid is to stand in."""
+        value = _present(pick(columns, self._source.id or "id"))
+        if value is None:
+            if self._source.id is not None:
+                raise Unusable("missing_id", column=self._source.id)
+            return None
+        text = None if isinstance(value, bool) else text_of(value)
+        if text is None:
+            raise _wrong_type(self._source.id or "id", value, "text or a number")
+        return text
+
+    def problem(self, columns: Mapping[str, Any], problem_id: str | None) -> Problem:
+        """The problem that a row states."""
+        source = self._source
+        messages = self._messages(columns)
+        question = self._question(columns, messages)
+        options = self._options(columns)
+        return Problem(
+            problem_id=problem_id or qid(question if messages is None else json.dumps(messages, ensure_ascii=False)),
+            question=question,
+            gold=self._gold(columns, options),
+            source=self._name,
+            source_index=self._index,
+            licence=source.licence,
+            difficulty=_scalar(columns, source.difficulty or "difficulty"),
+            messages=messages,
+            tools=self._tools(columns),
+            options=options,
+            solution=_text(columns, source.solution) if source.solution is not None else None,
+            responses=self._responses(columns),
+            meta={name: _plain(value) for name, value in scalars(columns) if name not in self._used},
+        )
+
+    def _question(self, columns: Mapping[str, Any], messages: tuple[Message, ...] | None) -> str:
+        column = self.question or "question"
+        text = _text(columns, column)
+        if text is None and messages is not None:
+            text = next((turn["content"] for turn in reversed(messages) if turn["role"] == "user"), None)
+        if text is None:
+            raise Unusable("missing_question", column=column)
+        if not text.strip():
+            raise Unusable("empty_question", column=column)
+        return text
+
+    def _gold(self, columns: Mapping[str, Any], options: tuple[str, ...] | None) -> str | None:
+        column = self._source.answer or "answer"
+        absent = object()
+        value = pick(columns, column, absent)
+        if value is absent and self._source.answer is None:
+            return None
+        text = _scalar(columns, column)
+        if text is None or not text.strip():
+            if self._gold_needed:
+                raise Unusable("missing_gold", column=column)
+            return None
+        from tracemill.synth.verify import read_gold
+
+        gold: str | None = read_gold(text, self._source.answer_format, options)
+        if gold is None and self._gold_needed:
+            raise Unusable(
+                "unreadable_gold", column=column, answer_format=self._source.answer_format, ends=text[-_SHOWN:]
+            )
+        return gold
+
+    def _options(self, columns: Mapping[str, Any]) -> tuple[str, ...] | None:
+        if self._source.options is None:
+            return None
+        value = pick(columns, self._source.options)
+        if isinstance(value, Mapping):  # {"A": "...", "B": "..."}
+            value = [value[label] for label in sorted(value) if value[label] is not None]
+        texts = [text_of(option) for option in value] if isinstance(value, list | tuple) else []
+        if not texts or any(text is None for text in texts):
+            raise _wrong_type(self._source.options, value, "a list of texts, or a text for each letter")
+        return tuple(text for text in texts if text is not None)
+
+    def _messages(self, columns: Mapping[str, Any]) -> tuple[Message, ...] | None:
+        column = self._source.messages
+        if column is None:
+            return None
+        turns = _parsed(pick(columns, column))
+        if not isinstance(turns, list) or not turns:
+            raise (
+                _wrong_type(column, turns, "a list of {role, content}")
+                if turns
+                else Unusable("missing_messages", column=column)
+            )
+        messages = tuple(_message(turn, number, column) for number, turn in enumerate(turns, start=1))
+        if messages[-1]["role"] == "assistant" and not self.responses:
+            raise Unusable("ends_with_assistant", column=column, turns=len(messages))
+        return messages
+
+    def _tools(self, columns: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...] | None:
+        column = self._source.tools
+        tools = _parsed(pick(columns, column)) if column is not None else None
+        if not column or tools is None:
+            return None
+        if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+            raise _wrong_type(column, tools, "a list of objects, or JSON text of one")
+        return tuple(_whole(tool) for tool in tools)
+
+    def _responses(self, columns: Mapping[str, Any]) -> dict[str, str]:
+        given: dict[str, str] = {}
+        for column in self.responses:
+            value = pick(columns, column)
+            if isinstance(value, list | tuple):  # several draws of one model: generations
+                given |= {f"{column}[{number}]": text for number, text in enumerate(value) if isinstance(text, str)}
+                if any(not isinstance(text, str | None) for text in value):
+                    raise _wrong_type(column, value, "a text or a list of texts")
+            elif (text := _text(columns, column)) is not None:
+                given[column] = text
+        if self.responses and not given:
+            raise Unusable("missing_response", columns=list(self.responses))
+        return given
+
+
+def _message(turn: Any, number: int, column: str) -> Message:
+    if not isinstance(turn, Mapping):
+        raise _wrong_type(column, turn, "a list of {role, content}")
+    message = _whole(turn)
+    role, content = message.get("role"), message.setdefault("content", "")
+    if not isinstance(role, str) or not role:
+        raise Unusable("message_without_role", column=column, turn=number, keys=sorted(message))
+    if not isinstance(content, str) or not (content or message.get("tool_calls")):
+        raise Unusable("message_without_content", column=column, turn=number, found=type(content).__name__)
+    known = Message.__required_keys__ | Message.__optional_keys__
+    return cast("Message", {name: value for name, value in message.items() if name in known})
+
+
+def _whole(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the nulls that tables fill their columns with, at any depth."""
+    return {
+        name: _whole(inner) if isinstance(inner, Mapping) else [_whole(x) if isinstance(x, Mapping) else x for x in inner]
+        if isinstance(inner, list) else inner
+        for name, inner in value.items() if inner is not None
+    }  # fmt: skip
+
+
+def _parsed(value: Any) -> Any:
+    """Lists are often stored as JSON text."""
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _present(value: Any) -> Any:
+    """NaN is how data frames write null."""
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _text(columns: Mapping[str, Any], column: str) -> str | None:
+    value = _present(pick(columns, column))
+    if value is not None and not isinstance(value, str):
+        raise _wrong_type(column, value, "text")
+    return value
+
+
+def _scalar(columns: Mapping[str, Any], column: str) -> str | None:
+    value = _present(pick(columns, column))
+    text = text_of(value)
+    if value is not None and text is None:
+        raise _wrong_type(column, value, "text or a finite number")
+    return text
+
+
+def _plain(value: Any) -> Any:
+    """A value of a column that only filters read, as text, number, boolean or null."""
+    match _present(value):
+        case int() as number if not -(1 << 63) <= number < 1 << 63:
+            return str(number)
+        case Decimal() as number:
+            return text_of(number)
+        case datetime() | date() | time() as moment:
+            return moment.isoformat()
+        case None | bool() | int() | float() | str() as plain:
+            return plain
+        case other:
+            return str(other)
+
+
+def _wrong_type(column: str, value: Any, wanted: str) -> Unusable:
+    return Unusable("wrong_type", column=column, found=type(value).__name__, wanted=wanted, value=repr(value)[:_SHOWN])
