@@ -62,6 +62,7 @@ PROBLEMS = pa.schema(
                 )
             ),
         ),
+        ("prompt", MESSAGES),  # what the model was shown, up to its answer; the question alone where nothing was shown
     ]
 )
 
