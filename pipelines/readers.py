@@ -49,7 +49,7 @@ def read_rows(source: Source, resolve: Resolve | None, limits: Limits) -> Iterat
     """All rows of a source in order, with the file they stand in where there are several."""
     files = files_of(source, resolve)
     if files is None:
-        yield from _table_rows(hub_batches(source), limits)
+        yield from _table_rows(str(source.hub), hub_batches(source), limits)
         return
     for file in files:
         name = file.name if len(files) > 1 else ""
@@ -117,15 +117,17 @@ def _metered_rows(path: Path, batches: Iterable[pa.RecordBatch], limits: Limits)
             yield batch
 
     try:
-        yield from _table_rows(metered(), limits)
+        yield from _table_rows(str(path), metered(), limits)
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: a text column is not UTF-8: {error}; write the file anew") from None
 
 
-def _table_rows(batches: Iterable[pa.RecordBatch], limits: Limits) -> Iterator[Row | BadRow]:
+def _table_rows(where: str, batches: Iterable[pa.RecordBatch], limits: Limits) -> Iterator[Row | BadRow]:
     number = 0
     for batch in batches:
-        _same_names_once(batch.schema.names)
+        if len(names := batch.schema.names) > len(set(names)):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise RecipeError(f"{where}: two columns are named {', '.join(twice)}; rename one of them")
         batch.validate(full=True)  # offsets and UTF-8: what readers of Arrow trust blindly
         wide = batch.nbytes > limits.row_bytes
         for start in range(0, batch.num_rows, 1 if wide else _BATCH):
@@ -140,11 +142,6 @@ def _table_rows(batches: Iterable[pa.RecordBatch], limits: Limits) -> Iterator[R
                     yield BadRow(number, *fault, json_text(columns))
                 else:
                     yield Row(number, columns)
-
-
-def _same_names_once(names: Sequence[str]) -> None:
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise RecipeError(f"a table with two columns of one name: {', '.join(twice)}; rename one of them")
 
 
 # ---- folders
@@ -214,4 +211,5 @@ def _datasets_errors(place: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise RecipeError(f"source {place}: `datasets` cannot open it: {error}") from None
+        cause = f": {error.__cause__}" if error.__cause__ else ""
+        raise RecipeError(f"source {place}: `datasets` cannot open it: {error}{cause}") from None

@@ -33,10 +33,9 @@ _NO_JSON = ("not_json", "not_an_object", "torn_line")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceProblem:
-    """A problem and where it stands: `source` counts the recipe's sources from 0, `row_number` lines or rows from 1."""
+    """A problem and where it stands: `row_number` counts lines or rows from 1."""
 
     problem: Problem
-    source: int
     row_number: int
     file: str = ""
     """Named where a source has several."""
@@ -44,7 +43,7 @@ class SourceProblem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceRejection:
-    """A row that became no problem. `row` is JSON text of the row as it was, or of its beginning."""
+    """A row that became no problem; `source` is the index of its `[[source]]`. `row` is JSON text of the row as it was, or of its beginning."""
 
     source: int
     row_number: int
@@ -84,7 +83,7 @@ def _read(row: Row | BadRow, columns: Columns, source: Source, index: int) -> So
         try:
             problem_id = columns.problem_id(row.columns)
             problem = columns.problem(row.columns, problem_id)
-            return SourceProblem(problem=problem, source=index, row_number=row.number, file=row.file)
+            return SourceProblem(problem=problem, row_number=row.number, file=row.file)
         except Unusable as fault:
             reason, evidence, shown = fault.reason, fault.evidence, json_text(row.columns)
     return SourceRejection(
@@ -100,7 +99,9 @@ def _read(row: Row | BadRow, columns: Columns, source: Source, index: int) -> So
 
 def source_name(source: Source) -> str:
     """How rows name where they come from: never a path, which differs from machine to machine."""
-    return source.ref or source.hub or Path(str(source.path)).name
+    if source.hub is not None:
+        return Path(source.hub).name if Path(source.hub).is_dir() else source.hub
+    return source.ref or Path(str(source.path)).name
 
 
 def place(source: str, file: str, number: int) -> dict[str, Any]:

@@ -192,7 +192,7 @@ def _insert(db: sqlite3.Connection, seq: int, row: SourceProblem | SourceRejecti
         problem.problem_id,
         _digest(_one_form(problem.problem_id)),
         _content(problem),
-        row.source,
+        problem.source_index,
         row.file,
         row.row_number,
         pack(msgspec.msgpack.encode(problem)),

@@ -45,35 +45,35 @@ def unpack(stored: bytes) -> bytes:
 
 def connect(path: Path) -> sqlite3.Connection:
     """Open the file with its tables; one that is no spool of this version is removed and begun anew."""
-    db = _open(path)
-    try:
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version == VERSION:
-            return db
-        fresh = version == 0 and not db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
-    except sqlite3.DatabaseError as error:
-        db.close()
-        if error.sqlite_errorname not in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
-            raise
-        fresh = False
-    else:
-        db.close()
-    if not fresh:
+    if path.exists() and not _current(path):
         for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
             file.unlink(missing_ok=True)
-    db = _open(path)
-    db.execute("PRAGMA journal_mode = WAL")
-    db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
-    return db
-
-
-def _open(path: Path) -> sqlite3.Connection:
     # any thread may use a connection, one at a time: the callers hold locks
     db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-    db.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last outcomes, which the journal makes again
-    db.execute("PRAGMA cache_size = -16384")
-    db.execute("PRAGMA journal_size_limit = 67108864")
+    with disk_errors(path):
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute(
+            "PRAGMA synchronous = NORMAL"
+        )  # a power cut may lose the last outcomes, which the journal makes again
+        db.execute("PRAGMA cache_size = -16384")
+        db.execute("PRAGMA journal_size_limit = 67108864")
+        if _version(db) != VERSION:
+            db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
     return db
+
+
+def _current(path: Path) -> bool:
+    with contextlib.closing(sqlite3.connect(path, timeout=30)) as db:
+        try:
+            return _version(db) == VERSION
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorname not in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
+                raise
+            return False
+
+
+def _version(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
 @contextlib.contextmanager
