@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
+import polars as pl
+
 Z95 = 1.959963984540054
 """The 97.5 % quantile of the normal distribution."""
 
@@ -145,7 +147,22 @@ class _Tally:
         return estimate(values, most * values.total())
 
 
-def accuracy_table(problems: Iterable[Draws]) -> list[dict[str, Any]]:
+def accuracy_table(traces: pl.LazyFrame) -> list[dict[str, Any]]:
+    """The lines of `tabulate` for a table of traces, estimates as text; none where nothing was decided."""
+    drawn = (
+        traces.select("problem_id", "difficulty", "answer", "correct")
+        .group_by("problem_id")
+        .agg(pl.col("difficulty").first(), "answer", "correct")
+        .select("difficulty", "answer", "correct")
+        .collect(engine="streaming")
+    )
+    table = tabulate(Draws(level, list(zip(*votes, strict=True))) for level, *votes in drawn.iter_rows())
+    if not table or table[-1]["undecided"] == table[-1]["draws"]:
+        return []
+    return [{k: str(v) if isinstance(v, Estimate) else v for k, v in line.items()} for line in table]
+
+
+def tabulate(problems: Iterable[Draws]) -> list[dict[str, Any]]:
     """One line a difficulty, in order of number where they are numbers, and one in total (difficulty `all`), last.
 
     Keys: difficulty, problems, draws, correct, undecided, accuracy, pass@1, pass@2, pass@4, ... up to the most draws that

@@ -6,11 +6,12 @@ from fractions import Fraction
 from itertools import combinations
 from typing import Any
 
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracemill.pipelines.accuracy import Draws, accuracy_table, estimate, majority_at, pass_at
+from tracemill.pipelines.accuracy import Draws, accuracy_table, estimate, majority_at, pass_at, tabulate
 
 drawn = st.lists(
     st.sampled_from([("a", True), ("A ", True), ("b", False), ("c", False), ("d", None), (None, None), ("e", True)]),
@@ -97,7 +98,7 @@ def test_draws_of_one_problem_are_no_independent_evidence() -> None:
 
 def test_the_table_has_a_line_a_difficulty_by_number_and_one_in_all() -> None:
     right, wrong, open_ = ("7", True), ("6", False), ("5", None)
-    table = accuracy_table(
+    table = tabulate(
         [
             Draws("10", [wrong, wrong, wrong, open_]),
             Draws("9", [right, right, right, wrong]),
@@ -130,7 +131,7 @@ def test_the_table_has_a_line_a_difficulty_by_number_and_one_in_all() -> None:
 
 
 def test_a_problem_with_fewer_draws_is_left_out_where_it_cannot_tell() -> None:
-    total = accuracy_table([Draws(None, [("7", True)]), Draws(None, [("6", False)] * 3)])[-1]
+    total = tabulate([Draws(None, [("7", True)]), Draws(None, [("6", False)] * 3)])[-1]
     assert [total[key].problems for key in ("accuracy", "pass@1", "pass@2", "pass@3", "maj@3")] == [2, 2, 1, 1, 1]
     assert total["accuracy"].mean == 0.5
 
@@ -141,4 +142,26 @@ def test_an_estimate_reads_as_a_person_writes_it() -> None:
 
 
 def test_nothing_drawn_makes_no_table() -> None:
-    assert accuracy_table([Draws("1", [])]) == []
+    assert tabulate([Draws("1", [])]) == []
+
+
+def traces(*rows: tuple[str, str | None, str | None, bool | None]) -> pl.LazyFrame:
+    schema = {"problem_id": pl.String, "difficulty": pl.String, "answer": pl.String, "correct": pl.Boolean}
+    return pl.LazyFrame(rows, schema=schema, orient="row")
+
+
+def test_a_table_of_traces_becomes_lines_of_text() -> None:
+    table = accuracy_table(
+        traces(("p", "1", "7", True), ("q", "1", "6", False), ("p", "1", "6", False), ("q", "1", None, None))
+    )
+    assert [line["difficulty"] for line in table] == ["1", "all"]
+    assert (table[0]["draws"], table[0]["undecided"], table[0]["pass@2"][:5], table[0]["maj@2"][:5]) == (
+        4,
+        1,
+        "0.500",
+        "0.250",
+    )
+
+
+def test_where_nothing_was_decided_nothing_is_claimed() -> None:
+    assert accuracy_table(traces(("p", None, "7", None))) == accuracy_table(traces()) == []
