@@ -42,6 +42,8 @@ class ModelFacts(TypedDict, total=False):
     name: str
     revision: str | None
     verified: bool
+    asked: Mapping[str, Any]
+    """The effective settings: identity, drawing, prompt side, seeds."""
 
 
 class Determinism(TypedDict):
@@ -75,9 +77,13 @@ class MadeFrom(TypedDict, total=False):
     samples: Mapping[str, int]
     """`new` and `replayed`."""
     tokens: Mapping[str, int]
+    accuracy: Sequence[Mapping[str, Any]]
+    """pass@k and maj@k by difficulty, a row each."""
     determinism: Determinism
     code: str
     """The hash of the installed package."""
+    plugins: Mapping[str, str]
+    """SHA-256 of the file of each plug-in that was used, by its name in the recipe."""
     why_partial: str
     """What stopped the build, in a version that is not complete."""
 

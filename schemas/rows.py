@@ -19,6 +19,8 @@ class Problem:
     question: str
     gold: str | None = None
     source: str = ""
+    source_index: int = 0
+    """Which `[[source]]` of the recipe it comes from."""
     licence: str = "unknown"
     difficulty: str | None = None
     messages: tuple[Message, ...] | None = None

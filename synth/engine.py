@@ -22,24 +22,45 @@ from tracemill.synth.verify import Verifier
 T = TypeVar("T")
 
 
+class Stopped(Exception):
+    """Not an error: the problem needs a sample, and the run was told to draw no more."""
+
+
 class Gate:
-    """Lets as many requests through at once as the backend finds worth having, first come, first served."""
+    """Lets as many requests through at once as the backend finds worth having, first come, first served.
+
+    The backend is started for the first request, so a run that only replays starts no engine.
+    """
 
     def __init__(self, role: Role) -> None:
         self._backend = role.backend
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._started: asyncio.Task[None] | None = None
+        self._closed: str | None = None
         self.inside = 0
+
+    def close(self, why: str) -> None:
+        """Let nobody in any more; who waits learns `why`."""
+        self._closed = why
+        while self._waiting:
+            if not (turn := self._waiting.popleft()).done():
+                turn.set_exception(Stopped(why))
 
     @asynccontextmanager
     async def entered(self) -> AsyncIterator[None]:
+        if self._closed is not None:
+            raise Stopped(self._closed)
+        if self._started is None:
+            self._started = asyncio.create_task(self._backend.start())
+        await asyncio.shield(self._started)
         if self.inside >= self._backend.at_once or self._waiting:
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
             try:
                 await turn
             except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():  # let in and cancelled at the same moment
-                    self._leave()
+                if turn.done() and not turn.cancelled() and turn.exception() is None:
+                    self._leave()  # let in and cancelled at the same moment
                 raise
         else:
             self.inside += 1
@@ -81,7 +102,7 @@ class Drawn:
     scale: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Workshop:
     """What all problems of a build share."""
 
@@ -89,16 +110,43 @@ class Workshop:
     journal: Journal
     verifier: Verifier
     meter: Meter = field(default_factory=Meter)
-    gates: dict[str, Gate] = field(default_factory=dict)
+    held: int = 0
+    """Bytes of completions that open problems hold."""
+    _gates: dict[str, Gate] = field(default_factory=dict)
+    _stopped: str | None = None
 
     def gate(self, role: Role) -> Gate:
-        return self.gates.setdefault(role.name, Gate(role))
+        if role.name not in self._gates:
+            gate = self._gates[role.name] = Gate(role)
+            if self._stopped is not None:
+                gate.close(self._stopped)
+        return self._gates[role.name]
+
+    def stop(self, why: str) -> None:
+        """Let no further request in; what is in flight may finish."""
+        self._stopped = why
+        for gate in self._gates.values():
+            gate.close(why)
+
+    def worth_opening(self) -> int:
+        """How many problems are worth having open: each has a request in flight or verdicts to wait for."""
+        return max((role.backend.at_once for role in self.roles.values()), default=256)
+
+    def gpus(self) -> int:
+        """GPUs that the build occupies, by what its backends say; at least 1."""
+        return max(1, sum(int(role.backend.facts().get("gpus", 1)) for role in self.roles.values()))
+
+    async def close(self) -> None:
+        """Stop the engines and the verifier; the journal stays open for whoever reads it next."""
+        for role in self.roles.values():
+            await role.backend.close()
+        self.verifier.close()
 
     def engine(self, problem: Problem) -> "ProblemEngine":
         return ProblemEngine(self, problem)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ProblemEngine:
     """`schemas.plugins.Engine` for one problem."""
 
@@ -107,6 +155,8 @@ class ProblemEngine:
     drawn: list[Drawn] = field(default_factory=list)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     """Verdicts by the key of the completion they are about, where a method verified one."""
+    held: int = 0
+    """Bytes of completions drawn for this problem, as `Workshop.held` counts them."""
     _asked: set[str] = field(default_factory=set)
 
     async def sample(
@@ -139,6 +189,9 @@ class ProblemEngine:
         known = await self.shop.journal.get([request.key for request in requests])
         answers = await _all(self._complete(asked, request, known.get(request.key)) for request in requests)
         self.drawn.extend(_drawn(role, r, c) for r, c in zip(requests, answers, strict=True))
+        size = sum(len(c.text) + 4 * c.n_tokens for c in answers)
+        self.held += size
+        self.shop.held += size
         return answers
 
     async def score(

@@ -1,0 +1,225 @@
+"""From staged columns and decisions to the tables of a version, streamed: what is wide is in memory a part at a time."""
+
+import heapq
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from tracemill.pipelines.curate import DECISION, Decisions
+from tracemill.pipelines.parquet import order_of
+from tracemill.pipelines.plan import Plan
+from tracemill.pipelines.staging import SAMPLE_REFS, Parts, Staged
+from tracemill.pipelines.store import Draft
+from tracemill.schemas.errors import CountsDiffer
+from tracemill.schemas.request import Completion
+from tracemill.schemas.tables import PROBLEMS, REJECTED, ROWS, SAMPLES
+from tracemill.synth.journal import Journal
+
+SAMPLE_BYTES = 32 << 20
+
+
+def assemble(
+    draft: Draft,
+    plan: Plan,
+    staged: Staged,
+    decisions: Decisions,
+    source_rejections: Iterable[Mapping[str, Any]],
+    journal: Journal,
+) -> None:
+    """Write every table of the version into `draft`."""
+    fold = plan.method.about("fold", None)
+    chosen = _chosen(staged.traces, decisions)
+    if fold is None:
+        draft.table("rows", *chosen)
+    else:
+        draft.table("traces", *chosen)
+        rows = fold(_in_order(staged.traces, decisions)).sort("id").collect()
+        draft.table("rows", arrow_schema(rows.schema, ROWS), [rows])
+    draft.table("rejected", REJECTED, _rejected(staged, decisions, source_rejections))
+    draft.table("problems", PROBLEMS, _problems(staged, decisions))
+    if plan.recipe.samples and plan.roles:
+        draft.table("samples", SAMPLES, _samples(staged.samples, journal))
+    for name, table in _own_tables(staged, decisions).items():
+        frame = table.collect()
+        schema = arrow_schema(frame.schema, pa.schema([]))
+        draft.table(name, schema, [frame.sort(order_of(name, schema), nulls_last=False)])
+
+
+def arrow_schema(schema: pl.Schema, known: pa.Schema) -> pa.Schema:
+    """Arrow types that `datasets` and every reader know; columns of `known` come first, with its types."""
+    own = pl.DataFrame(schema=schema).to_arrow().schema
+    fields = [known.field(name) for name in known.names]
+    fields += [pa.field(f.name, _plain_type(f.type)) for f in own if f.name not in known.names]
+    return pa.schema(fields)
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind):
+        return pa.string()
+    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        return pa.binary()
+    if pa.types.is_large_list(kind) or pa.types.is_list(kind):
+        return pa.list_(_plain_type(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(f.name, _plain_type(f.type)) for f in kind])
+    return kind
+
+
+def _chosen(traces: Parts, decisions: Decisions) -> tuple[pa.Schema, Iterator[pl.DataFrame]]:
+    """Schema and batches of the chosen traces, in the order of their ids."""
+    order = decisions.chosen["id"]
+    wanted = _with_decision(traces.scan(), decisions.chosen)
+    schema = arrow_schema(wanted.collect_schema(), ROWS)
+    if not order.is_sorted():  # ids that hold characters before '/' can sort unlike their problems
+        return schema, iter([wanted.sort("id").collect().select(schema.names)])
+    return schema, (
+        _fill(_with_decision(pl.scan_parquet(file), decisions.chosen).collect(), schema) for file in traces.files()
+    )
+
+
+def _in_order(traces: Parts, decisions: Decisions) -> pl.LazyFrame:
+    return _with_decision(traces.scan(), decisions.chosen).sort("id")
+
+
+def _with_decision(traces: pl.LazyFrame, chosen: pl.DataFrame) -> pl.LazyFrame:
+    """The traces that are chosen, with what selectors added."""
+    added = [name for name in chosen.columns if name not in DECISION]
+    return traces.join(chosen.lazy().select("id", *added), on="id", how="inner", maintain_order="left")
+
+
+def _fill(frame: pl.DataFrame, schema: pa.Schema) -> pl.DataFrame:
+    """A part with the columns that only other parts have."""
+    missing = [pl.lit(None).alias(name) for name in schema.names if name not in frame.columns]
+    return frame.with_columns(missing).select(schema.names)
+
+
+def _rejected(
+    staged: Staged, decisions: Decisions, source_rejections: Iterable[Mapping[str, Any]]
+) -> Iterator[list[dict[str, Any]]]:
+    """Rows lost at the source, problems and traces turned down by the method, traces turned down later: merged in order."""
+    streams = [
+        sorted((dict(row) for row in source_rejections), key=_rejected_order),
+        _rows_of(staged.refused),
+        _turned_down(staged.traces, decisions),
+    ]
+    batch: list[dict[str, Any]] = []
+    for row in heapq.merge(*streams, key=_rejected_order):
+        batch.append(row)
+        if len(batch) == 4096:
+            yield batch
+            batch = []
+    yield batch
+
+
+def _rejected_order(row: Mapping[str, Any]) -> tuple[tuple[bool, str], ...]:
+    columns = order_of("rejected", REJECTED)
+    return tuple((row[name] is not None, row[name] or "") for name in columns)
+
+
+def _rows_of(parts: Parts) -> Iterator[dict[str, Any]]:
+    """Rows of one problem are sorted here as the table wants them; parts are in the order of problems."""
+    for file in parts.files():
+        yield from sorted(pl.read_parquet(file).iter_rows(named=True), key=_rejected_order)
+
+
+def _turned_down(traces: Parts, decisions: Decisions) -> Iterator[dict[str, Any]]:
+    down = decisions.frame.filter(pl.col("stage").is_not_null()).select(*DECISION)
+    for file in traces.files():
+        scan = pl.scan_parquet(file)
+        columns = scan.collect_schema().names()
+        row = pl.struct(columns).struct.json_encode().alias("row")
+        frame = (
+            scan.select("id", "problem_id", row)
+            .join(down.lazy(), on="id", how="inner")
+            .select(REJECTED.names)
+            .collect()
+        )
+        yield from sorted(frame.iter_rows(named=True), key=_rejected_order)
+
+
+def _problems(staged: Staged, decisions: Decisions) -> Iterator[pl.DataFrame]:
+    """Settle what became of each problem: chosen where a trace of it is, else why not."""
+    problem = pl.col("id").str.replace(r"/[^/]*$", "").alias("problem_id")
+    why = pl.concat_str("stage", "reason", separator=": ").drop_nulls().first()
+    fate = decisions.frame.group_by(problem).agg(chosen=pl.col("stage").is_null().any(), why=why)
+    seen = 0
+    for file in staged.problems.files():
+        frame = pl.read_parquet(file).join(fate, on="problem_id", how="left", maintain_order="left")
+        open_, chosen = pl.col("outcome").is_null(), pl.col("chosen").fill_null(value=False)
+        settled = frame.with_columns(
+            outcome=pl.when(open_ & chosen)
+            .then(pl.lit("chosen"))
+            .when(open_)
+            .then(pl.lit("none_chosen"))
+            .otherwise("outcome"),
+            reason=pl.when(open_ & chosen)
+            .then(None)
+            .when(open_)
+            .then(pl.coalesce("why", pl.lit("no_trace")))
+            .otherwise("reason"),
+        )
+        seen += len(settled)
+        yield settled.select(PROBLEMS.names)
+    if seen != staged.problems.rows:
+        raise CountsDiffer(f"problems: {staged.problems.rows:,} were staged and {seen:,} are written")
+
+
+def _samples(refs: Parts, journal: Journal) -> Iterator[pa.RecordBatch]:
+    """Every completion that the version rests on, with its text and tokens from the journal."""
+    ordered = refs.scan().select(SAMPLE_REFS.names).sort("key").collect()
+    if (twice := ordered.height - ordered["key"].n_unique()) > 0:
+        raise CountsDiffer(f"samples: {twice:,} keys stand for more than one sample")
+    for piece in ordered.iter_slices(512):
+        found = {key: value for key, value in journal.read(piece["key"]) if isinstance(value, Completion)}
+        if missing := [key for key in piece["key"] if key not in found]:
+            raise CountsDiffer(
+                f"samples: the journal no longer holds {len(missing):,} completions, such as {missing[0]}"
+            )
+        yield from _sample_batches(piece, [found[key] for key in piece["key"]])
+
+
+def _sample_batches(refs: pl.DataFrame, completions: list[Completion]) -> Iterator[pa.RecordBatch]:
+    start, size = 0, 0
+    for end, completion in enumerate(completions, start=1):
+        size += len(completion.text) + 4 * completion.n_tokens
+        if size >= SAMPLE_BYTES or end == len(completions):
+            yield _sample_batch(refs[start:end], completions[start:end])
+            start, size = end, 0
+
+
+def _sample_batch(refs: pl.DataFrame, completions: list[Completion]) -> pa.RecordBatch:
+    columns = dict(zip(refs.columns, refs.to_arrow().cast(SAMPLE_REFS).combine_chunks().columns, strict=True))
+    columns["text"] = pa.array([c.text for c in completions], pa.string())
+    columns["token_ids"] = _token_lists(completions)
+    columns["n_tokens"] = pa.array([c.n_tokens for c in completions], pa.int64())
+    columns["finish_reason"] = pa.array([c.finish_reason for c in completions], pa.string())
+    flat = {name: c.combine_chunks() if isinstance(c, pa.ChunkedArray) else c for name, c in columns.items()}
+    return pa.RecordBatch.from_arrays([flat[name] for name in SAMPLES.names], schema=SAMPLES)
+
+
+def _token_lists(completions: list[Completion]) -> pa.Array:
+    """A list column made of the completions' own buffers: 30,000 token ids are never 30,000 Python objects."""
+    lengths = [len(c.token_ids or ()) for c in completions]
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    known = [np.frombuffer(c.token_ids, np.int32) for c in completions if c.token_ids]
+    values = np.concatenate(known) if known else np.empty(0, np.int32)
+    mask = pa.array([c.token_ids is None for c in completions])
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, pa.int32()), mask=mask)
+
+
+def _own_tables(staged: Staged, decisions: Decisions) -> dict[str, pl.LazyFrame]:
+    """The method's tables and those of the selectors."""
+    own = {name: parts.scan() for name, parts in staged.tables.items()}
+    if clash := own.keys() & decisions.tables.keys():
+        raise CountsDiffer(f"the method and a selector both make a table {sorted(clash)}")
+    return {**own, **decisions.tables}
+
+
+def as_rejected(problem_id: str | None, reason: str, evidence: Mapping[str, Any], row: str | None) -> dict[str, Any]:
+    """A source row that became no problem, as a row of `rejected`."""
+    text = json.dumps(dict(evidence), ensure_ascii=False, sort_keys=True, default=str)
+    return {"id": None, "problem_id": problem_id, "stage": "source", "reason": reason, "evidence": text, "row": row}

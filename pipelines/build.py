@@ -1,0 +1,207 @@
+"""`tracemill build recipe.toml`: from problems to a versioned dataset. Start reading here.
+
+    sources ──read──▶ problems ──synthesize──▶ outcomes ──stage──▶ traces ──decide──▶ chosen ──commit──▶ <store>/<name>/<version>/
+
+Every arrow is a line of `build`. Run it again after a crash and it goes on where it stopped; run it again after it finished
+and it returns the same version without sampling a token.
+"""
+
+import asyncio
+import fcntl
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tracemill.pipelines import outcomes
+from tracemill.pipelines.assemble import as_rejected, assemble
+from tracemill.pipelines.curate import Decisions, decide
+from tracemill.pipelines.lineage import card_of, identity_of, made_from, resolved_toml
+from tracemill.pipelines.outcomes import Record
+from tracemill.pipelines.plan import Plan, resolve
+from tracemill.pipelines.progress import Report
+from tracemill.pipelines.readers import Resolve
+from tracemill.pipelines.sources import read_source, source_hash, source_key
+from tracemill.pipelines.spool import Spool
+from tracemill.pipelines.staging import Staged, stage
+from tracemill.pipelines.store import Dataset, Store, parse_ref
+from tracemill.pipelines.synthesize import Tally, synthesize, too_many
+from tracemill.schemas.errors import CountsDiffer, Interrupted, LockHeld, RecipeError, TooManyFailures
+from tracemill.schemas.recipe import Recipe
+from tracemill.schemas.rows import Problem, draw
+from tracemill.synth.backends.scripted import Reply
+from tracemill.synth.engine import Workshop
+from tracemill.synth.journal import Journal
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A finished build: the version, and what the run did for it."""
+
+    dataset: Dataset
+    tally: Tally
+    why_partial: str | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """The last line of `tracemill build --json`."""
+        tables = self.dataset.manifest()["tables"]
+        return {
+            "name": self.dataset.name,
+            "version": self.dataset.version,
+            "path": str(self.dataset.path),
+            "problems": tables["problems"]["rows"],
+            "rows": tables["rows"]["rows"],
+            "rejected": tables["rejected"]["rows"],
+            "samples_new": self.tally.meter.samples_new,
+            "samples_replayed": self.tally.meter.samples_replayed,
+            "tokens_new": self.tally.meter.tokens_new,
+            "complete": self.why_partial is None,
+        }
+
+
+def build(
+    recipe: Recipe,
+    store: Store,
+    *,
+    given: bool = False,
+    partial: bool = False,
+    reply: Reply | None = None,
+    report: Report | None = None,
+) -> Built:
+    """Build the recipe's dataset, or go on where the last build of it stopped.
+
+    `given` takes traces that the source brings (`tracemill curate`); `partial` samples nothing and commits what is done;
+    `reply` answers in place of a scripted engine's script. Errors and their exit codes: schemas/errors.py.
+    """
+    report = report or Report()
+    plan = resolve(recipe, given=given, runtime=store.engines_folder, reply=reply)  # wrong before the first token
+    work = store.work_folder(recipe.name)
+    with locked_work(work, recipe.name), Spool(work / "spool.sqlite") as spool:
+        read_problems(plan, store, spool, report)
+        shop = Workshop(plan.roles, Journal(store.journal_folder), plan.verifier)
+        try:
+            tally = asyncio.run(_synthesized(plan, spool, shop, report, only_known=partial))
+            why_partial = _why_partial(tally, spool, partial=partial)
+            report.step("staging")
+            staged = stage(_records(spool, tally), work / "staged")
+            _all_there(staged, spool, why_partial)
+            report.step("filtering and selecting")
+            decisions = decide(plan, staged.traces.scan(), staged.problems.scan())
+            report.step("committing")
+            dataset = _commit(plan, store, spool, shop, staged, decisions, tally, why_partial)
+        finally:
+            shop.journal.close()
+    built = Built(dataset, tally, why_partial)
+    report.done(built)
+    return built
+
+
+async def _synthesized(plan: Plan, spool: Spool, shop: Workshop, report: Report, *, only_known: bool) -> Tally:
+    try:
+        return await synthesize(plan, spool, shop, report, only_known=only_known)
+    finally:
+        await shop.close()
+
+
+@contextmanager
+def locked_work(work: Path, name: str) -> Iterator[None]:
+    """Hold the lock of this dataset's builds, which the kernel lets go of however the process ends."""
+    with (work / "lock").open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise LockHeld(
+                f"another build of {name!r} is running in this store (process {file.read().strip() or 'unknown'}); wait for "
+                "it, or give this recipe another name"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def read_problems(plan: Plan, store: Store, spool: Spool, report: Report) -> None:
+    """Read every source to its end, unless the spool holds just these problems from an earlier run."""
+    report.step("reading problems")
+    sources = plan.recipe.source
+    key = source_key(sources, resolve=_resolver(store))
+    if not spool.has_problems(key):
+        rows = (row for i, source in enumerate(sources) for row in read_source(source, i, resolve=_resolver(store)))
+        spool.ingest(key, rows)
+    counts = spool.ingest_counts()
+    if counts is None or counts.problems == 0:
+        reasons = sorted({rejection.reason for rejection in spool.source_rejections()})
+        raise RecipeError(
+            f"the sources hold no usable problem; rows were refused for: {', '.join(reasons) or 'nothing'}"
+        )
+    if counts.rejected > plan.recipe.tolerate:
+        reasons = _reasons(spool)
+        raise TooManyFailures(too_many(plan.recipe.tolerate, counts.rejected, 0, reasons))
+
+
+def _records(spool: Spool, tally: Tally) -> Iterator[tuple[Problem, Record]]:
+    """The outcomes of this run's problems up to the budget's cut, by problem id."""
+    for problem_id, payload in spool.outcomes():
+        if tally.cut is None or draw(problem_id) <= tally.cut:
+            record = outcomes.decode(payload)
+            yield record.problem, record
+
+
+def _why_partial(tally: Tally, spool: Spool, *, partial: bool) -> str | None:
+    """Why the version will not be complete; raises where the run was interrupted and nothing is to be committed."""
+    if tally.signal is not None:
+        raise Interrupted(
+            f"stopped by a signal after {tally.done:,} of {tally.total:,} problems; all samples drawn are kept: run the same "
+            "command again to go on, or add --partial to commit what is done",
+            signal=tally.signal,
+        )
+    if partial and tally.done < spool.count_problems():
+        return f"--partial: {tally.done:,} of {tally.total:,} problems are done"
+    return tally.stopped
+
+
+def _all_there(staged: Staged, spool: Spool, why_partial: str | None) -> None:
+    if why_partial is None and staged.problems.rows != spool.count_problems():
+        raise CountsDiffer(
+            f"{spool.count_problems():,} problems were read and {staged.problems.rows:,} have an outcome"
+        )
+
+
+def _commit(
+    plan: Plan,
+    store: Store,
+    spool: Spool,
+    shop: Workshop,
+    staged: Staged,
+    decisions: Decisions,
+    tally: Tally,
+    why_partial: str | None,
+) -> Dataset:
+    lost = [as_rejected(r.problem_id, r.reason, r.evidence, r.row) for r in spool.source_rejections()]
+    hashes = [source_hash(source, resolve=_resolver(store)) for source in plan.recipe.source]
+    with store.draft(plan.recipe.name) as draft:
+        assemble(draft, plan, staged, decisions, lost, shop.journal)
+        return draft.commit(
+            recipe_toml=resolved_toml(plan.recipe),
+            identity=identity_of(plan, hashes),
+            manifest=made_from(plan, hashes, staged, decisions, lost, tally, why_partial),
+            complete=why_partial is None,
+            card=card_of(plan, staged),
+        )
+
+
+def _resolver(store: Store) -> Resolve:
+    """How a source's `ref` becomes files: the Parquet files of a table in this store."""
+
+    def files(ref: str) -> list[Path]:
+        return store.open(ref).files(parse_ref(ref).table or "rows")
+
+    return files
+
+
+def _reasons(spool: Spool) -> Counter[str]:
+    return Counter(f"source: {rejection.reason}" for rejection in spool.source_rejections())

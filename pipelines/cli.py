@@ -1,0 +1,235 @@
+"""The command line. Each command imports what it needs when it runs, so that `tracemill --help` answers at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from tracemill.schemas.errors import DiskFull, RecipeError, TracemillError
+
+if TYPE_CHECKING:
+    from tracemill.pipelines.build import Built
+    from tracemill.pipelines.progress import Report
+    from tracemill.pipelines.store import Store
+    from tracemill.schemas.recipe import Recipe
+
+app = typer.Typer(
+    name="tracemill",
+    help="Turn problems into verified, versioned reasoning data with a real model, and survive kill -9.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one that ships.")]
+StoreOption = Annotated[
+    Path, typer.Option("--store", envvar="TRACEMILL_STORE", help="The folder that holds datasets and the journal.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as synth.n=4 or source.0.path=x.jsonl."),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="End with one line of JSON on stdout; progress goes to stderr.")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the version's path.")]
+RefArgument = Annotated[str, typer.Argument(metavar="REF", help="name, name@version or name@latest.")]
+STORE = Path("data/store")
+
+
+@app.command()
+def build(
+    recipe: RecipeArgument,
+    store: StoreOption = STORE,
+    overrides: SetOption = None,
+    partial: Annotated[bool, typer.Option("--partial", help="Sample nothing; commit what is done.")] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Build a dataset, or go on where the last build of it stopped."""
+    _build(recipe, store, overrides, given=False, partial=partial, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def curate(
+    recipe: RecipeArgument,
+    store: StoreOption = STORE,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Verify, filter and commit traces that exist already; nothing is sampled."""
+    _build(recipe, store, overrides, given=True, partial=False, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def check(recipe: RecipeArgument, store: StoreOption = STORE, overrides: SetOption = None) -> None:
+    """Resolve everything a recipe names and read its sources; sample nothing."""
+    from tracemill.pipelines.preview import check as checked
+
+    with _errors():
+        for line in checked(_recipe(recipe, overrides), _store(store)):
+            print(line)
+
+
+@app.command()
+def preview(
+    recipe: RecipeArgument,
+    store: StoreOption = STORE,
+    overrides: SetOption = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="Problems to show, and to sample in the first probe.")] = 2,
+) -> None:
+    """Show the first prompts, sample two small probes, and forecast the whole build with ranges."""
+    from tracemill.pipelines.preview import preview as previewed
+
+    with _errors():
+        for line in previewed(_recipe(recipe, overrides), _store(store), n=n):
+            print(line)
+
+
+@app.command()
+def status(name: Annotated[str | None, typer.Argument(help="One dataset.")] = None, store: StoreOption = STORE) -> None:
+    """Tell what is running or resumable, how far, and at what rate."""
+    from tracemill.pipelines.inspect import status_lines
+
+    with _errors():
+        for line in status_lines(_store(store, read_only=True), name):
+            print(line)
+
+
+@app.command()
+def ls(store: StoreOption = STORE) -> None:
+    """List the datasets of a store and their versions."""
+    from tracemill.pipelines.inspect import list_lines
+
+    with _errors():
+        for line in list_lines(_store(store, read_only=True)):
+            print(line)
+
+
+@app.command()
+def show(ref: RefArgument, store: StoreOption = STORE) -> None:
+    """Show what a version holds, what was turned down and why, and how often the model was right."""
+    from tracemill.pipelines.inspect import show_lines
+
+    with _errors():
+        for line in show_lines(_store(store, read_only=True).open(ref)):
+            print(line)
+
+
+@app.command()
+def path(ref: RefArgument, store: StoreOption = STORE) -> None:
+    """Print the folder of a version, for `datasets.load_dataset`."""
+    with _errors():
+        print(_store(store, read_only=True).open(ref).path)
+
+
+@app.command()
+def export(
+    ref: RefArgument,
+    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="trl-sft, trl-dpo, trl-grpo or verl.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder that is new or empty.")],
+    store: StoreOption = STORE,
+) -> None:
+    """Write a version in the format of a trainer."""
+    from tracemill.pipelines.export import export as exported
+
+    with _errors():
+        print(exported(_store(store, read_only=True).open(ref).path, to, out))
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+def _build(
+    recipe: str, store: Path, overrides: list[str] | None, *, given: bool, partial: bool, as_json: bool, quiet: bool
+) -> None:
+    from tracemill.pipelines.build import build as built_from
+
+    with _errors(as_json=as_json):
+        read, place = _recipe(recipe, overrides), _store(store)
+        report = _report(read, place, plain=as_json, quiet=quiet)
+        try:
+            built = built_from(read, place, given=given, partial=partial, report=report)
+        finally:
+            report.close()
+        _conclude(built, as_json=as_json, quiet=quiet)
+        if built.why_partial and not partial:
+            raise typer.Exit(5)
+
+
+def _conclude(built: Built, *, as_json: bool, quiet: bool) -> None:
+    """What a finished build leaves on the screen."""
+    from tracemill.pipelines.inspect import built_lines
+
+    if as_json:
+        print(json.dumps(built.summary()))
+    elif quiet:
+        print(built.dataset.path)
+    else:
+        for line in built_lines(built):
+            print(line)
+
+
+def _report(recipe: Recipe, store: Store, *, plain: bool, quiet: bool) -> Report:
+    from tracemill.pipelines.progress import Lines, Panel, ProgressFile, Several
+
+    file = ProgressFile(store.work_folder(recipe.name))
+    if quiet:
+        return Several([file])
+    if plain or not sys.stderr.isatty():
+        return Several([file, Lines(sys.stderr)])
+    from rich.console import Console
+
+    return Several([file, Panel(Console(stderr=True), recipe.name)])
+
+
+def _recipe(name: str, overrides: list[str] | None) -> Recipe:
+    """The recipe at a path, or the one of that name that ships."""
+    from tracemill.schemas.recipe import load_recipe
+
+    path = Path(name)
+    shipped = Path(__file__).resolve().parent.parent / "data" / "recipes" / f"{name}.toml"
+    if not path.exists() and os.sep not in name and shipped.is_file():
+        path = shipped
+    return load_recipe(path, overrides or ())
+
+
+def _store(root: Path, *, read_only: bool = False) -> Store:
+    from tracemill.pipelines.store import Store
+
+    return Store(root, read_only=read_only)
+
+
+@contextmanager
+def _errors(*, as_json: bool = False) -> Iterator[None]:
+    """Turn errors into one clear message and the exit code of the contract."""
+    try:
+        yield
+    except TracemillError as error:
+        _fail(str(error), error.exit_code, as_json=as_json)
+    except KeyboardInterrupt:
+        _fail("interrupted; whatever was sampled is kept, run the same command again", 130, as_json=as_json)
+    except OSError as error:
+        from tracemill.pipelines.durable import says_full
+
+        if says_full(error):
+            _fail(f"the disk is full: {error}; make room and run again", DiskFull.exit_code, as_json=as_json)
+        _fail(f"{error}", RecipeError.exit_code, as_json=as_json)
+
+
+def _fail(message: str, code: int, *, as_json: bool) -> NoReturn:
+    print(f"tracemill: {message}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"error": message, "exit_code": code}))
+    raise typer.Exit(code)

@@ -1,0 +1,117 @@
+"""From traces to decisions: every trace is chosen, or turned down at a stage, for a reason, with evidence.
+
+Decisions are narrow: filters and selectors read the columns they name, and what is wide is joined again at the end.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import polars as pl
+
+from tracemill.pipelines.plan import Plan
+from tracemill.schemas.errors import CountsDiffer, RecipeError
+from tracemill.schemas.rows import Selection
+
+T = TypeVar("T")
+
+DECISION = {"id": pl.String, "stage": pl.String, "reason": pl.String, "evidence": pl.String}
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """`frame`: one row a trace, id, stage (null: chosen), reason, evidence, then columns that selectors added."""
+
+    frame: pl.DataFrame
+    tables: Mapping[str, pl.LazyFrame] = field(default_factory=dict)
+
+    @property
+    def chosen(self) -> pl.DataFrame:
+        return self.frame.filter(pl.col("stage").is_null())
+
+    def counts(self) -> list[dict[str, object]]:
+        """How many traces each stage turned down, by reason."""
+        down = self.frame.filter(pl.col("stage").is_not_null())
+        return down.group_by("stage", "reason").len("count").sort("stage", "reason").to_dicts()
+
+
+def decide(plan: Plan, traces: pl.LazyFrame, problems: pl.LazyFrame) -> Decisions:
+    """Apply the filters, then the selectors in the order given, to `traces`; `problems` tells how often each was solved."""
+    total = traces.select(pl.len()).collect().item()
+    frame = _filtered(plan, traces)
+    _reconcile("filters", total, len(frame))
+    tables: dict[str, pl.LazyFrame] = {}
+    seen = _with_counts(traces, problems)
+    for selector in plan.selectors:
+        kept = frame.filter(pl.col("stage").is_null())
+        extra = [name for name in kept.columns if name not in DECISION]
+        left = seen.join(kept.lazy().select("id", *extra), on="id", how="inner", maintain_order="left")
+        selection: Selection = _run(selector.name, lambda call=selector.call, left=left: call(left))
+        frame = _narrowed(frame, selector.name, selection, left)
+        tables.update(selection.tables)
+    return Decisions(frame, tables)
+
+
+def _filtered(plan: Plan, traces: pl.LazyFrame) -> pl.DataFrame:
+    """The first filter that says no decides."""
+    stages = [_staged(f"filter:{plugin.name}", plugin.call()) for plugin in plan.filters]
+    nothing = pl.lit(None, pl.Struct({"stage": pl.String, "reason": pl.String, "evidence": pl.String}))
+    verdict = pl.coalesce(*stages, nothing).alias("verdict")
+    return _run("filters", lambda: traces.select("id", verdict).unnest("verdict").collect(engine="streaming"))
+
+
+def _staged(stage: str, verdict: pl.Expr) -> pl.Expr:
+    fields = [verdict.struct.field("reason"), verdict.struct.field("evidence")]
+    return pl.when(verdict.is_not_null()).then(pl.struct(pl.lit(stage).alias("stage"), *fields))
+
+
+def _with_counts(traces: pl.LazyFrame, problems: pl.LazyFrame) -> pl.LazyFrame:
+    """Add how often each trace's problem was solved, over all its samples and not only those that are left."""
+    counted = problems.select(
+        "problem_id",
+        *(
+            pl.col("roles").list.eval(pl.element().struct.field(name)).list.sum().alias(f"problem_{name}")
+            for name in ("correct", "total", "undecided")
+        ),
+    )
+    return traces.join(counted, on="problem_id", how="left", maintain_order="left")
+
+
+def _narrowed(frame: pl.DataFrame, name: str, selection: Selection, left: pl.LazyFrame) -> pl.DataFrame:
+    """Write a selector's decisions into the frame, after checking that every row came back once."""
+    before = set(left.collect_schema().names())
+    added = [c for c in selection.rows.collect_schema().names() if c not in before | {"selected", "reason", "evidence"}]
+    decided = _run(
+        name, lambda: selection.rows.select("id", "selected", "reason", "evidence", *added).collect(engine="streaming")
+    )
+    _reconcile(f"select:{name}", frame["stage"].null_count(), decided["id"].n_unique(), len(decided))
+    if (silent := decided.filter(~pl.col("selected") & pl.col("reason").is_null())).height:
+        raise CountsDiffer(
+            f"select:{name} turned down {silent.height} rows without a reason, such as {silent['id'][0]}"
+        )
+    down = ~pl.col("selected")
+    decided = decided.select(
+        "id",
+        pl.when(down).then(pl.lit(f"select:{name}")).alias("new_stage"),
+        pl.when(down).then("reason").alias("new_reason"),
+        pl.when(down).then("evidence").alias("new_evidence"),
+        *added,
+    )
+    joined = frame.join(decided, on="id", how="left", maintain_order="left")
+    fresh = [pl.coalesce(column, f"new_{column}").alias(column) for column in ("stage", "reason", "evidence")]
+    return joined.with_columns(fresh).drop("new_stage", "new_reason", "new_evidence")
+
+
+def _reconcile(stage: str, *counts: int) -> None:
+    if len(set(counts)) > 1:
+        raise CountsDiffer(
+            f"{stage}: {counts[0]:,} rows went in and {', '.join(f'{c:,}' for c in counts[1:])} came out"
+        )
+
+
+def _run(name: str, call: Callable[[], T]) -> T:
+    """Call into a plug-in's expressions; a column that is not there is the recipe's fault, and nothing is lost by it."""
+    try:
+        return call()
+    except pl.exceptions.ColumnNotFoundError as error:
+        raise RecipeError(f"{name}: the traces have no such column: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,134 @@
+"""What `ls`, `show`, `status` and a finished build print, as lines."""
+
+import fcntl
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tracemill.pipelines.dataset import Dataset
+from tracemill.pipelines.lineage import shown_accuracy
+from tracemill.pipelines.store import Store
+from tracemill.schemas.errors import RecipeError
+from tracemill.schemas.recipe import suggest
+
+if TYPE_CHECKING:
+    from tracemill.pipelines.build import Built
+
+
+def built_lines(built: "Built") -> Iterator[str]:
+    """A finished build: accuracy, what was turned down and why, the path, and what to try next."""
+    manifest = built.dataset.manifest()
+    yield from version_lines(manifest)
+    meter = built.tally.meter
+    yield f"samples   {meter.samples_new:,} new ({meter.tokens_new:,} tokens), {meter.samples_replayed:,} replayed"
+    if built.why_partial:
+        yield f"partial   {built.why_partial}"
+    yield f"version   {built.dataset}"
+    yield f"path      {built.dataset.path}"
+    yield ""
+    yield f"next      tracemill show {built.dataset.name}"
+    yield f"          python -c \"from datasets import load_dataset; print(load_dataset('{built.dataset.path}'))\""
+
+
+def version_lines(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Accuracy, outcomes and reasons of one version."""
+    if accuracy := manifest.get("accuracy"):
+        yield "accuracy, with 95 % intervals over problems"
+        yield from columns(shown_accuracy(accuracy))
+        yield ""
+    yield "rows by stage and reason"
+    yield from columns(
+        [{"rows": f"{c['rows']:,}", "stage": c["stage"], "reason": c["reason"]} for c in manifest["counts"]],
+        right=("rows",),
+    )
+    yield ""
+    outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in manifest["problems"].items())
+    yield f"problems  {sum(manifest['problems'].values()):,} ({outcomes})"
+    tables = ", ".join(f"{name} {facts['rows']:,}" for name, facts in manifest["tables"].items())
+    yield f"tables    {tables}"
+
+
+def show_lines(dataset: Dataset) -> Iterator[str]:
+    """One version: where it comes from and what it holds."""
+    manifest = dataset.manifest()
+    yield f"{dataset}{'' if manifest['complete'] else '  (partial: ' + str(manifest.get('why_partial')) + ')'}"
+    yield f"path      {dataset.path}"
+    yield f"created   {manifest['created']} by tracemill {manifest['tracemill']}"
+    for source in manifest.get("sources", []):
+        yield f"source    {source['name']}: {source['rows']:,} problems, licence {source['licence']}, sha256 {source['sha256'][:12]}"
+    for role, model in manifest.get("models", {}).items():
+        yield f"model     {role}: {model['name']} at {model['revision']}{'' if model['verified'] else ' (unverified)'}"
+    level = manifest.get("determinism")
+    if level:
+        yield f"promise   {level['level']}: {level['promise']}"
+    yield ""
+    yield from version_lines(manifest)
+
+
+def list_lines(store: Store) -> Iterator[str]:
+    """Every version of every dataset."""
+    rows = [
+        {
+            "dataset": f"{s.name}@{s.version}",
+            "rows": f"{s.rows:,}",
+            "bytes": f"{s.bytes:,}",
+            "created": s.created,
+            "": "" if s.complete else "partial",
+        }
+        for s in store.list()
+    ]
+    yield from columns(rows, right=("rows", "bytes")) if rows else [f"no datasets in {store.root}"]
+
+
+def status_lines(store: Store, name: str | None) -> Iterator[str]:
+    """What is running or can be taken up again."""
+    files = {file.parent.name: file for file in sorted((store.root / ".work").glob("*/progress.json"))}
+    if name is not None and name not in files:
+        raise RecipeError(f"no build of {name!r} was ever started in {store.root}{suggest(name, files)}")
+    if not files:
+        yield f"no build was ever started in {store.root}"
+    for dataset, file in files.items():
+        if name in (None, dataset):
+            yield _status(dataset, file)
+
+
+def _status(name: str, file: Path) -> str:
+    facts = json.loads(file.read_text(encoding="utf-8"))
+    running = _is_locked(file.parent / "lock")
+    state = f"running ({facts['step']})" if running else "done" if facts["step"] == "done" else "stopped, resumable"
+    text = f"{name}: {state}"
+    if "problems" in facts:
+        text += f", {facts['done']:,} of {facts['problems']:,} problems, {facts['samples_new']:,} samples new"
+        text += f", {facts['samples_replayed']:,} replayed, {facts['tokens_per_second']:,.0f} tokens/s"
+    if facts["step"] == "done":
+        text += f", version {facts['version']}"
+    return f"{text} (process {facts['pid']}, updated {facts['updated']})"
+
+
+def _is_locked(lock: Path) -> bool:
+    """Whether a live process holds the lock of a dataset's builds."""
+    if not lock.exists():
+        return False
+    with lock.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def columns(rows: Sequence[Mapping[str, Any]], *, right: Iterable[str] = ()) -> Iterator[str]:
+    """A table as aligned text; the keys of the first row are its head."""
+    if not rows:
+        return
+    names = list(rows[0])
+    cells = [names, *([_cell(row.get(name)) for name in names] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
+    for line in cells:
+        padded = (c.rjust(w) if n in right else c.ljust(w) for c, w, n in zip(line, widths, names, strict=True))
+        yield "  " + "  ".join(padded).rstrip()
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else str(value)

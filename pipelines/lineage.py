@@ -1,0 +1,197 @@
+"""Where a version comes from, in the forms that its id, its manifest and its card need."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+import polars as pl
+
+from tracemill.pipelines.accuracy import Draws, Estimate, accuracy_table
+from tracemill.pipelines.card import CardFacts, CardTable
+from tracemill.pipelines.catalog import Plugin
+from tracemill.pipelines.curate import Decisions
+from tracemill.pipelines.manifest import Count, Determinism, MadeFrom, ModelFacts, SourceFacts
+from tracemill.pipelines.plan import Plan, code_hash
+from tracemill.pipelines.sources import source_name
+from tracemill.pipelines.staging import Staged
+from tracemill.pipelines.toml import to_toml
+from tracemill.schemas.recipe import Recipe
+from tracemill.synth.roles import Role
+
+
+def identity_of(plan: Plan, source_hashes: Sequence[str]) -> dict[str, Any]:
+    """The recipe without engines and paths, and the content of its sources: what counts for the version id."""
+    recipe = plan.recipe.model_dump(mode="json", exclude={"engines", "models", "source", "tolerate", "budget", "views"})
+    sources = [
+        {**source.model_dump(mode="json", exclude={"path"}), "sha256": digest}
+        for source, digest in zip(plan.recipe.source, source_hashes, strict=True)
+    ]
+    return {
+        **recipe,
+        "source": sources,
+        "models": {name: _asked(role) for name, role in plan.roles.items()},
+        "verify": {**plan.recipe.verify.model_dump(mode="json"), "use": _base(plan.recipe.verify.use)},
+        "synth": _plugin(plan.method),
+        "score": [_plugin(plugin) for plugin in plan.scores],
+        "filters": [_plugin(plugin) for plugin in plan.filters],
+        "select": [_plugin(plugin) for plugin in plan.selectors],
+        "budget": plan.recipe.budget.model_dump(mode="json", include={"tokens", "accepted_rows"}),
+    }
+
+
+def resolved_toml(recipe: Recipe) -> str:
+    """The recipe with every default spelt out."""
+    return to_toml(recipe.model_dump(mode="json", exclude_none=True))
+
+
+def made_from(
+    plan: Plan,
+    source_hashes: Sequence[str],
+    staged: Staged,
+    decisions: Decisions,
+    lost: Sequence[Mapping[str, Any]],
+    tally: Any,
+    why_partial: str | None,
+) -> MadeFrom:
+    """What the manifest says; none of it is in the version id."""
+    facts = MadeFrom(
+        recipe=plan.recipe.model_dump(mode="json", exclude_none=True),
+        sources=_sources(plan, source_hashes, staged),
+        models={name: _model_facts(role) for name, role in plan.roles.items()},
+        engines={name: role.backend.facts() for name, role in plan.roles.items()},
+        verifier={
+            "use": plan.recipe.verify.use,
+            "extract": plan.recipe.verify.extract,
+            "identity": plan.verifier.identity,
+        },
+        problems=_outcomes(staged, decisions),
+        counts=_counts(staged, decisions, lost),
+        samples={"new": tally.meter.samples_new, "replayed": tally.meter.samples_replayed},
+        tokens={"new": tally.meter.tokens_new, "replayed": tally.meter.tokens_replayed},
+        accuracy=accuracy_of(staged),
+        determinism=determinism(plan),
+        code=code_hash(),
+        plugins={p.name: p.code for p in (plan.method, *plan.scores, *plan.filters, *plan.selectors)},
+    )
+    if why_partial is not None:
+        facts["why_partial"] = why_partial
+    return facts
+
+
+def card_of(plan: Plan, staged: Staged) -> CardFacts:
+    """What the card shows beyond the manifest: how often the model is right."""
+    about = f"Reasoning traces made by `{plan.method.name}`, each verified against its gold answer."
+    if plan.method.name == "given":
+        about = "Given reasoning traces, each verified against its gold answer."
+    numbers = shown_accuracy(accuracy_of(staged))
+    note = "Shares with 95 % intervals over problems; undecided verdicts count as samples and never as correct."
+    tables = [CardTable(title="Accuracy", rows=numbers, note=note)] if numbers else []
+    limits = ["A correct final answer does not prove that the steps before it are right."]
+    return CardFacts(about=about, tables=tables, limits=limits)
+
+
+def accuracy_of(staged: Staged) -> list[dict[str, Any]]:
+    """pass@k and maj@k by difficulty, over all traces that were verified, whatever became of them."""
+    return [
+        {name: asdict(value) if isinstance(value, Estimate) else value for name, value in line.items()}
+        for line in accuracy_table(_draws(staged))
+    ]
+
+
+def shown_accuracy(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """The same for people: estimates with their intervals, and without the columns that repeat another."""
+    hidden = {"draws", "undecided", "correct", "pass@1"}
+    return [{name: _shown(value) for name, value in line.items() if name not in hidden} for line in lines]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+    return "" if value is None else str(value)
+
+
+def _draws(staged: Staged) -> Iterator[Draws]:
+    """The draws of each problem; a problem's traces stand together."""
+    columns = ("problem_id", "difficulty", "answer", "correct")
+    rows = (row for file in staged.traces.files() for row in pl.read_parquet(file, columns=list(columns)).iter_rows())
+    for _, group in groupby(rows, key=itemgetter(0)):
+        drawn = list(group)
+        yield Draws(drawn[0][1], [(answer, correct) for _, _, answer, correct in drawn])
+
+
+def determinism(plan: Plan) -> Determinism:
+    """What a reader may expect of a rebuild."""
+    if not plan.roles:
+        return Determinism(
+            level="L3", promise="nothing was sampled: a rebuild from the same sources is the same version."
+        )
+    if any(role.seeds == "none" for role in plan.roles.values()):
+        return Determinism(
+            level="L0", promise="requests were not seeded: only a replay of the journal gives this version again."
+        )
+    return Determinism(
+        level="L1",
+        promise="every request is seeded by its content. A replay of the journal gives this version again; sampling anew gives "
+        "it where the engine itself repeats (float32 on a CPU does, bf16 on a GPU may not).",
+    )
+
+
+def _plugin(plugin: Plugin) -> dict[str, Any]:
+    return {"use": _base(plugin.name), "options": dict(plugin.options)}
+
+
+def _base(use: str) -> str:
+    """A plug-in's name without the path to its file."""
+    return use.rpartition("/")[2]
+
+
+def _asked(role: Role) -> dict[str, Any]:
+    """All that decides what a role answers, as far as it is the same for every request."""
+    model = {name: getattr(role.model, name) for name in role.model.__dataclass_fields__}
+    drawing = {name: getattr(role.defaults, name) for name in role.defaults.__dataclass_fields__}
+    return {
+        "model": model,
+        "sampling": {**drawing, "stop": list(role.defaults.stop or ())},
+        "system": role.system,
+        "template_kwargs": dict(role.template_kwargs or {}),
+        "think": list(role.think),
+        "seed": role.run_seed,
+        "seeds": role.seeds,
+    }
+
+
+def _model_facts(role: Role) -> ModelFacts:
+    revision = role.model.revision
+    return ModelFacts(name=role.model.name, revision=revision, verified=revision != "unverified", asked=_asked(role))
+
+
+def _sources(plan: Plan, hashes: Sequence[str], staged: Staged) -> list[SourceFacts]:
+    counted = dict(staged.problems.scan().group_by("source").len().collect().iter_rows())
+    return [
+        SourceFacts(name=source_name(s), sha256=digest, licence=s.licence, rows=counted.get(source_name(s), 0))
+        for s, digest in zip(plan.recipe.source, hashes, strict=True)
+    ]
+
+
+def _outcomes(staged: Staged, decisions: Decisions) -> dict[str, int]:
+    problem = pl.col("id").str.replace(r"/[^/]*$", "")
+    chosen = decisions.chosen.select(problem.n_unique()).item() if decisions.chosen.height else 0
+    counts = Counter(dict(staged.problems.scan().group_by("outcome").len().collect().iter_rows()))
+    open_ = counts.pop(None, 0)
+    return {"chosen": chosen, "none_chosen": open_ - chosen, **{str(k): n for k, n in sorted(counts.items())}}
+
+
+def _counts(staged: Staged, decisions: Decisions, lost: Sequence[Mapping[str, Any]]) -> list[Count]:
+    """Rows by stage and reason, in the order of the stages."""
+    before = Counter(("source", str(row["reason"])) for row in lost)
+    before.update(
+        {(s, r): n for s, r, n in staged.refused.scan().group_by("stage", "reason").len().collect().iter_rows()}
+    )
+    counts = [Count(stage=stage, reason=reason, rows=rows) for (stage, reason), rows in sorted(before.items())]
+    counts += [
+        Count(stage=str(c["stage"]), reason=str(c["reason"]), rows=int(str(c["count"]))) for c in decisions.counts()
+    ]
+    return [*counts, Count(stage="chosen", reason="", rows=decisions.chosen.height)]

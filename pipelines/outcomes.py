@@ -1,0 +1,207 @@
+"""What became of one problem, as one record: made by a method, verified and scored here, kept in the spool."""
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Literal
+
+import msgspec
+
+from tracemill.pipelines.plan import Plan
+from tracemill.schemas.errors import ProblemFailed
+from tracemill.schemas.rows import Outcome, Problem, Rejection, Trace, Verdict
+from tracemill.synth.engine import Drawn, ProblemEngine
+from tracemill.synth.reply import split_reasoning
+
+
+class Refused(msgspec.Struct, array_like=True):
+    """A trace, or a whole problem (`row` is null), that never reached the filters."""
+
+    id: str | None
+    stage: str
+    reason: str
+    evidence: str
+    row: str | None = None
+
+
+class RoleCounts(msgspec.Struct):
+    """Samples of one role; undecided and truncated stand inside total, never in correct."""
+
+    role: str
+    correct: int = 0
+    total: int = 0
+    undecided: int = 0
+    truncated: int = 0
+
+
+class Record(msgspec.Struct):
+    """One problem's outcome. `done` is final for its key; `failed` is owed again at the next run."""
+
+    problem: Problem
+    status: Literal["done", "filtered", "failed"]
+    reason: str | None = None
+    prompt: list[dict[str, Any]] | None = None
+    traces: list[dict[str, Any]] = []
+    tables: dict[str, list[dict[str, Any]]] = {}
+    refused: list[Refused] = []
+    drawn: list[dict[str, Any]] = []
+    """Rows of `samples` without what the journal holds."""
+    counts: list[RoleCounts] = []
+    tokens: int = 0
+    """Of all its samples, new and replayed."""
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Record)
+
+
+def encode(record: Record) -> bytes:
+    return _encoder.encode(record)
+
+
+def decode(payload: bytes) -> Record:
+    return _decoder.decode(payload)
+
+
+async def work(plan: Plan, problem: Problem, engine: ProblemEngine) -> Record:
+    """Run the method on one problem, then verify and score what it made."""
+    outcome: Outcome = await plan.method.call(problem, engine)
+    _check_names(problem, outcome.traces)
+    verdicts = await asyncio.gather(*(_verdict(engine, problem, trace) for trace in outcome.traces))
+    by_key = {t.key: v for t, v in zip(outcome.traces, verdicts, strict=True) if t.key} | engine.verdicts
+    counts = _counts(engine.drawn, by_key) or _counts_of_given(outcome.traces, verdicts)
+    rows = [_row(plan, problem, t, v) for t, v in zip(outcome.traces, verdicts, strict=True)]
+    for score in plan.scores:
+        for row in rows:
+            row.update(await score.call(row, engine))
+    return Record(
+        problem=problem,
+        status="done",
+        prompt=rows[0]["messages"][:-1] if rows else None,
+        traces=rows,
+        tables={name: [dict(row) for row in table] for name, table in outcome.tables.items()},
+        refused=[_refused(plan, problem, trace, why) for trace, why in outcome.rejections],
+        drawn=[_sample(drawn, by_key) for drawn in engine.drawn],
+        counts=counts,
+        tokens=sum(drawn.n_tokens for drawn in engine.drawn),
+    )
+
+
+def failed(problem: Problem, failure: Exception) -> Record:
+    """The record of a problem that raised."""
+    text = str(failure) if isinstance(failure, ProblemFailed) else f"{type(failure).__name__}: {failure}"
+    return Record(problem=problem, status="failed", reason=text)
+
+
+def filtered(problem: Problem, name: str, verdict: Mapping[str, str]) -> Record:
+    """The record of a problem that a problem filter turned down."""
+    row = problem_json(problem)
+    why = Refused(None, "problem_filter", verdict["reason"], verdict["evidence"], row)
+    return Record(problem=problem, status="filtered", reason=f"{name}: {verdict['reason']}", refused=[why])
+
+
+def problem_columns(problem: Problem) -> dict[str, Any]:
+    """What a problem filter sees: the problem's own columns, and those of its source row."""
+    own = {
+        "problem_id": problem.problem_id,
+        "question": problem.question,
+        "gold": problem.gold,
+        "solution": problem.solution,
+        "source": problem.source,
+        "licence": problem.licence,
+        "difficulty": problem.difficulty,
+    }
+    return {**problem.meta, **own}
+
+
+def problem_json(problem: Problem) -> str:
+    return msgspec.json.encode(problem, enc_hook=dict).decode()
+
+
+def verdict_text(verdict: Verdict) -> str:
+    """`equal`, `different` or `undecided`, with the reason behind it where there is one."""
+    return f"{verdict.status}: {verdict.reason}" if verdict.reason else verdict.status
+
+
+def _check_names(problem: Problem, traces: Sequence[Trace]) -> None:
+    names = [trace.name for trace in traces]
+    if len(set(names)) < len(names) or any("/" in name or not name for name in names):
+        raise ProblemFailed(f"the method gave its traces names that repeat, are empty or hold '/': {sorted(names)[:5]}")
+    if strays := {trace.problem_id for trace in traces} - {problem.problem_id}:
+        raise ProblemFailed(f"the method made traces for other problems: {sorted(strays)[:3]}")
+
+
+async def _verdict(engine: ProblemEngine, problem: Problem, trace: Trace) -> Verdict:
+    known = engine.verdicts.get(trace.key or "")
+    return known or await engine.verify(trace.text, problem.gold, truncated=trace.finish_reason == "length")
+
+
+def _row(plan: Plan, problem: Problem, trace: Trace, verdict: Verdict | None) -> dict[str, Any]:
+    solver = plan.roles.get("solver")
+    reasoning, content = split_reasoning(trace.text, solver.think if solver else ("<think>", "</think>"))
+    prompt = solver.conversation(trace.prompt) if solver else trace.prompt
+    turns = [*prompt, {"role": "assistant", "content": trace.text}]
+    return {
+        "id": trace.id,
+        "problem_id": problem.problem_id,
+        "question": problem.question,
+        "messages": [{"role": turn["role"], "content": turn["content"]} for turn in turns],
+        "reasoning": reasoning,
+        "content": content,
+        "answer": verdict.answer if verdict else None,
+        "gold": problem.gold,
+        "correct": verdict.correct if verdict else None,
+        "verdict": verdict_text(verdict) if verdict else None,
+        "n_tokens": trace.n_tokens,
+        "tokenizer": solver.tokenizer if solver else "words",
+        "finish_reason": trace.finish_reason,
+        "model": trace.model,
+        "source": problem.source,
+        "licence": problem.licence,
+        "difficulty": problem.difficulty,
+        "key": trace.key,
+        **trace.columns,
+    }
+
+
+def _refused(plan: Plan, problem: Problem, trace: Trace | None, why: Rejection) -> Refused:
+    evidence = json.dumps(dict(why.evidence), ensure_ascii=False, sort_keys=True, default=str)
+    if trace is None:
+        return Refused(None, "method", why.reason, evidence, problem_json(problem))
+    row = json.dumps(_row(plan, problem, trace, None), ensure_ascii=False, default=str)
+    return Refused(trace.id, "method", why.reason, evidence, row)
+
+
+def _sample(drawn: Drawn, verdicts: Mapping[str, Verdict]) -> dict[str, Any]:
+    verdict = verdicts.get(drawn.key)
+    row = asdict(drawn)
+    del row["truncated"], row["n_tokens"]
+    return {**row, "verdict": verdict_text(verdict) if verdict else None}
+
+
+def _counts(drawn: Sequence[Drawn], verdicts: Mapping[str, Verdict]) -> list[RoleCounts]:
+    counts: dict[str, RoleCounts] = {}
+    for sample in drawn:
+        count = counts.setdefault(sample.role, RoleCounts(sample.role))
+        verdict = verdicts.get(sample.key)
+        count.total += 1
+        count.truncated += sample.truncated
+        count.correct += verdict is not None and verdict.status == "equal"
+        count.undecided += verdict is None or verdict.status == "undecided"
+    return [counts[role] for role in sorted(counts)]
+
+
+def _counts_of_given(traces: Sequence[Trace], verdicts: Sequence[Verdict]) -> list[RoleCounts]:
+    """Given traces are counted under the role `given`."""
+    if not traces:
+        return []
+    return [
+        RoleCounts(
+            "given",
+            correct=sum(v.status == "equal" for v in verdicts),
+            total=len(traces),
+            undecided=sum(v.status == "undecided" for v in verdicts),
+            truncated=sum(t.finish_reason == "length" for t in traces),
+        )
+    ]

@@ -1,0 +1,178 @@
+"""Everything a recipe names, found and checked: what stands here can run. Nothing has been sampled yet."""
+
+import hashlib
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import polars as pl
+
+from tracemill.pipelines import catalog
+from tracemill.pipelines.catalog import Plugin
+from tracemill.schemas.errors import RecipeError
+from tracemill.schemas.recipe import EngineTable, Recipe, Step
+from tracemill.schemas.request import Capability
+from tracemill.schemas.rows import Problem
+from tracemill.synth.backends.scripted import Reply
+from tracemill.synth.roles import Role, open_role
+from tracemill.synth.verify import Verifier
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe whose every name is resolved."""
+
+    recipe: Recipe
+    method: Plugin
+    scores: tuple[Plugin, ...]
+    filters: tuple[Plugin, ...]
+    selectors: tuple[Plugin, ...]
+    keeps: tuple[tuple[tuple[str, pl.Expr], ...], ...]
+    """Problem filters by source."""
+    roles: Mapping[str, Role]
+    verifier: Verifier
+
+    @cached_property
+    def synthesis(self) -> str:
+        """Hash of all that decides an outcome besides the problem: method, models, verification, scores and our own code."""
+        parts = {
+            "method": [self.method.name, self.method.options, self.method.code],
+            "scores": [[score.name, score.options, score.code] for score in self.scores],
+            "roles": {
+                name: [
+                    role.model,
+                    role.defaults,
+                    role.system,
+                    role.template_kwargs,
+                    role.think,
+                    role.run_seed,
+                    role.seeds,
+                ]
+                for name, role in self.roles.items()
+            },
+            "verify": self.verifier.identity,
+            "code": code_hash(),
+        }
+        return hashlib.sha256(msgspec.json.encode(parts, order="sorted", enc_hook=_plain)).hexdigest()
+
+    def outcome_key(self, problem: Problem) -> str:
+        """What an outcome in the spool is good for: this problem under this synthesis."""
+        text = msgspec.json.encode(problem, order="sorted", enc_hook=_plain)
+        return hashlib.sha256(self.synthesis.encode() + text).hexdigest()
+
+    def keeps_of(self, problem: Problem) -> tuple[tuple[str, pl.Expr], ...]:
+        """The problem filters of the source that a problem comes from."""
+        return self.keeps[problem.source_index]
+
+    def accepted(self, traces: Sequence[Mapping[str, Any]]) -> int:
+        """How many of one problem's traces every filter keeps."""
+        if not traces:
+            return 0
+        rejected = [filter_.call().is_not_null() for filter_ in self.filters]
+        frame = pl.DataFrame(list(traces), infer_schema_length=None)
+        return (
+            frame.select(~pl.any_horizontal(pl.lit(value=False), *rejected)).to_series().sum()
+            if rejected
+            else len(traces)
+        )
+
+
+def resolve(recipe: Recipe, *, given: bool = False, runtime: Path, reply: Reply | None = None) -> Plan:
+    """Find every plug-in, model and option of `recipe`, or raise a RecipeError that says what to change.
+
+    `given`: the traces are in the source (`tracemill curate`). `runtime` is where running engines leave their records.
+    """
+    method = catalog.find("synth", _method_step(recipe, given=given))
+    roles = {} if given and not recipe.score else _roles(recipe, runtime, reply)
+    plan = Plan(
+        recipe=recipe,
+        method=method,
+        scores=tuple(catalog.find("score", step) for step in recipe.score),
+        filters=tuple(catalog.find("filters", step) for step in recipe.filters),
+        selectors=tuple(catalog.find("selectors", step) for step in recipe.select),
+        keeps=tuple(
+            tuple((step.use, catalog.find("filters", step).call()) for step in source.keep) for source in recipe.source
+        ),
+        roles=roles,
+        verifier=_verifier(recipe),
+    )
+    _check_capabilities(plan)
+    return plan
+
+
+def code_hash() -> str:
+    """SHA-256 over every source file of the installed package."""
+    root = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for folder in ("schemas", "synth", "filters", "selectors", "pipelines"):
+        for file in sorted((root / folder).rglob("*.py")):
+            digest.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def version_of(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _method_step(recipe: Recipe, *, given: bool) -> Step:
+    if given:
+        if recipe.synth is not None:
+            raise RecipeError("`tracemill curate` takes traces that exist; take [synth] out, or use `tracemill build`")
+        if not all(source.response or source.responses for source in recipe.source):
+            raise RecipeError("`tracemill curate` needs the column of the traces: response = '...' in each [[source]]")
+        return Step(use="given")
+    if recipe.synth is None:
+        raise RecipeError('missing [synth]; add `use = "sample"`, or use `tracemill curate` for traces that exist')
+    if "solver" not in recipe.models:
+        raise RecipeError("missing [model]; name the model that solves the problems and its max_tokens")
+    return recipe.synth
+
+
+def _roles(recipe: Recipe, runtime: Path, reply: Reply | None) -> dict[str, Role]:
+    """Every role with its engine; a role without an engine of its own runs on the solver's kind of engine."""
+    for stray in sorted(recipe.engines.keys() - recipe.models.keys()):
+        raise RecipeError(f"engines.{stray} has no models.{stray} to run")
+    fallback = recipe.engines.get("solver", EngineTable())
+    return {
+        name: open_role(name, model, recipe.engines.get(name, fallback), runtime=runtime, reply=reply)
+        for name, model in recipe.models.items()
+    }
+
+
+def _verifier(recipe: Recipe) -> Verifier:
+    solver = recipe.models.get("solver")
+    return Verifier(
+        use=recipe.verify.use,
+        extract=recipe.verify.extract,
+        options=recipe.verify.options,
+        think=solver.think if solver else None,
+    )
+
+
+def _check_capabilities(plan: Plan) -> None:
+    """Refuse what a backend cannot do while it costs nothing."""
+    for plugin in (plan.method, *plan.scores):
+        needs: Mapping[str, tuple[Capability, ...]] = plugin.about("NEEDS", {})
+        for role, capabilities in needs.items():
+            if role not in plan.roles:
+                raise RecipeError(f"{plugin.name} needs a model for the role {role!r}; add [models.{role}]")
+            for capability in capabilities:
+                if capability not in plan.roles[role].backend.capabilities:
+                    kind = plan.recipe.engines.get(role, EngineTable()).kind
+                    raise RecipeError(
+                        f"{plugin.name} needs {capability!r} of the role {role!r}, and an engine of kind {kind!r} as it is set "
+                        f"up cannot do it; it can: {', '.join(sorted(plan.roles[role].backend.capabilities))}"
+                    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} has no canonical form")

@@ -1,0 +1,148 @@
+"""From the records of a spool to columns on disk: what filters and selectors can look at without holding it in memory.
+
+spool ──▶ <work>/staged/{traces,problems,refused,samples,table-NAME}/00000.parquet, ... , in the order of problem_id
+"""
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tracemill.pipelines.durable import watch_disk
+from tracemill.pipelines.outcomes import Record
+from tracemill.schemas.rows import Problem
+from tracemill.schemas.tables import PROBLEMS, REJECTED, ROWS, SAMPLES
+
+PART_ROWS = 20_000
+PART_BYTES = 128 << 20
+
+SAMPLE_REFS = pa.schema(
+    [field for field in SAMPLES if field.name not in ("text", "token_ids", "n_tokens", "finish_reason")]
+)
+"""The columns of `samples` that are not in the journal."""
+
+
+class Parts:
+    """Rows of one kind, written to a folder of small Parquet files as they come.
+
+    The columns of `schema` come first with its types; columns beyond it take the type of what is in them.
+    """
+
+    def __init__(self, folder: Path, schema: pa.Schema) -> None:
+        folder.mkdir(parents=True)
+        self.folder, self.schema = folder, schema
+        self.rows = 0
+        self._pile: list[Mapping[str, Any]] = []
+        self._bytes = 0
+
+    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        for row in rows:
+            self._pile.append(row)
+            self._bytes += sum(len(value) for value in row.values() if isinstance(value, str))
+            if len(self._pile) >= PART_ROWS or self._bytes >= PART_BYTES:
+                self.flush()
+
+    def flush(self) -> None:
+        if not self._pile:
+            return
+        file = self.folder / f"{len(self.files()):05}.parquet"
+        with watch_disk(file):
+            pq.write_table(self._table(), file, compression="lz4")
+        self.rows += len(self._pile)
+        self._pile, self._bytes = [], 0
+
+    def files(self) -> list[Path]:
+        return sorted(self.folder.glob("*.parquet"))
+
+    def scan(self) -> pl.LazyFrame:
+        """All rows, in order; a part that lacks another's column has nulls in it."""
+        frames = [pl.scan_parquet(file) for file in self.files()]
+        if not frames:
+            return pl.DataFrame(self.schema.empty_table()).lazy()
+        return pl.concat(frames, how="diagonal_relaxed")
+
+    def _table(self) -> pa.Table:
+        known = set(self.schema.names)
+        table = pa.Table.from_pylist([{k: row.get(k) for k in self.schema.names} for row in self._pile], self.schema)
+        for name in dict.fromkeys(name for row in self._pile for name in row if name not in known):
+            table = table.append_column(name, _column([row.get(name) for row in self._pile]))
+        return table
+
+
+def _column(values: list[Any]) -> pa.Array:
+    """A column of a method's own; whole numbers and fractions in one column are numbers."""
+    try:
+        return pa.array(values)
+    except pa.ArrowInvalid:
+        return pa.array([float(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in values])
+
+
+@dataclass
+class Staged:
+    """The outcome of a synthesis, as scannable columns."""
+
+    folder: Path
+    traces: Parts = field(init=False)
+    problems: Parts = field(init=False)
+    refused: Parts = field(init=False)
+    samples: Parts = field(init=False)
+    tables: dict[str, Parts] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+        self.traces = Parts(self.folder / "traces", ROWS)
+        self.problems = Parts(self.folder / "problems", PROBLEMS)
+        self.refused = Parts(self.folder / "refused", REJECTED)
+        self.samples = Parts(self.folder / "samples", SAMPLE_REFS)
+
+    def add(self, problem: Problem, record: Record) -> None:
+        pid = problem.problem_id
+        self.traces.add(sorted(record.traces, key=lambda row: str(row["id"])))
+        self.problems.add([_problem_row(problem, record)])
+        refused = [
+            {"id": r.id, "problem_id": pid, "stage": r.stage, "reason": r.reason, "evidence": r.evidence, "row": r.row}
+            for r in record.refused
+        ]
+        self.refused.add(sorted(refused, key=lambda row: row["id"] or ""))
+        self.samples.add({**sample, "problem_id": pid} for sample in record.drawn)
+        for name, rows in record.tables.items():
+            if name not in self.tables:
+                self.tables[name] = Parts(self.folder / f"table-{name}", pa.schema([("problem_id", pa.string())]))
+            self.tables[name].add({"problem_id": pid, **row} for row in rows)
+
+    def close(self) -> None:
+        for parts in (self.traces, self.problems, self.refused, self.samples, *self.tables.values()):
+            parts.flush()
+
+
+def stage(records: Iterator[tuple[Problem, Record]], folder: Path) -> Staged:
+    """Write every record's rows to `folder`, which is emptied first."""
+    staged = Staged(folder)
+    for problem, record in records:
+        staged.add(problem, record)
+    staged.close()
+    return staged
+
+
+def _problem_row(problem: Problem, record: Record) -> dict[str, Any]:
+    """The row of `problems`; `outcome` is settled once it is known which traces are chosen."""
+    return {
+        "problem_id": problem.problem_id,
+        "question": problem.question,
+        "gold": problem.gold,
+        "source": problem.source,
+        "difficulty": problem.difficulty,
+        "outcome": {"done": None, "filtered": "rejected", "failed": "failed"}[record.status],
+        "reason": record.reason,
+        "roles": [
+            {"role": c.role, "correct": c.correct, "total": c.total, "undecided": c.undecided, "truncated": c.truncated}
+            for c in record.counts
+        ],
+        "prompt": record.prompt or [{"role": "user", "content": problem.question}],
+    }

@@ -1,0 +1,304 @@
+"""Running one method over all problems at once, through one engine, until they are done, refused or the budget is spent.
+
+There are no batches and no barriers: a problem is taken up the moment there is room, in the order of `draw(problem_id)`,
+so the backend's scheduler always has work and one slow problem holds up nobody. A problem that raises is recorded and the
+run goes on; a lost backend stops the run, to be resumed from the journal.
+"""
+
+import asyncio
+import itertools
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from tracemill.pipelines import outcomes
+from tracemill.pipelines.outcomes import Record
+from tracemill.pipelines.plan import Plan
+from tracemill.pipelines.progress import Report
+from tracemill.pipelines.spool import Spool
+from tracemill.schemas.errors import DiskFull, EngineLost, LawBroken, RecipeError, TooManyFailures, TracemillError
+from tracemill.schemas.rows import Problem, draw
+from tracemill.synth.engine import Meter, Stopped, Workshop
+
+HELD = 2 << 30
+"""Bytes of completions that open problems may hold before no further problem is taken up."""
+GRACE = 60.0
+"""Seconds that requests in flight are given to finish once a run drains."""
+
+
+@dataclass
+class Tally:
+    """How far a run is: what the panel shows, and what the budget is cut by."""
+
+    meter: Meter
+    total: int = 0
+    done: int = 0
+    open: int = 0
+    reused: int = 0
+    """Problems whose outcome came whole from the spool."""
+    rows: int = 0
+    failed: int = 0
+    refused_rows: int = 0
+    """Source rows that were refused when the problems were read."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    """What became of traces and problems that will not be chosen, by reason, as far as it is known yet."""
+    failures: Counter[str] = field(default_factory=Counter)
+    cut: int | None = None
+    """The run covers the problems whose draw is at most this; None: all of them."""
+    stopped: str | None = None
+    """Why the run ended before its last problem: a budget, or a signal."""
+    signal: int | None = None
+    """The signal that asked the run to stop."""
+    notes: list[str] = field(default_factory=list)
+    """What the backends want a person to see now."""
+    started: float = field(default_factory=time.monotonic)
+
+
+async def synthesize(
+    plan: Plan, spool: Spool, shop: Workshop, report: Report, *, only_known: bool = False, limit: int | None = None
+) -> Tally:
+    """Take every problem of the spool, or the first `limit`, to its outcome in the spool. SIGINT and SIGTERM drain the run."""
+    counts = spool.ingest_counts()
+    total = min(spool.count_problems(), limit or sys.maxsize)
+    tally = Tally(shop.meter, total=total, refused_rows=counts.rejected if counts else 0)
+    run = Run(plan, spool, shop, tally, only_known)
+    loop = asyncio.get_running_loop()
+    going = asyncio.create_task(run.go())
+
+    def on_signal(number: int) -> None:
+        if tally.signal is not None:
+            going.cancel()  # asked twice: let go of what is in flight
+        tally.signal = number
+        run.stop(f"signal {number}")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if threading.current_thread() is threading.main_thread():
+            loop.add_signal_handler(number, on_signal, number)
+    shown = asyncio.create_task(_show(report, tally, shop))
+    try:
+        await going
+    except asyncio.CancelledError:
+        if tally.signal is None:
+            raise
+    finally:
+        shown.cancel()
+        report.update(tally)
+    return tally
+
+
+async def _show(report: Report, tally: Tally, shop: Workshop) -> None:
+    while True:
+        tally.notes = [note for role in shop.roles.values() for note in role.backend.progress()]
+        report.update(tally)
+        await asyncio.sleep(report.every)
+
+
+@dataclass
+class Run:
+    """One pass over the problems of a spool."""
+
+    plan: Plan
+    spool: Spool
+    shop: Workshop
+    tally: Tally
+    only_known: bool = False
+    """Sample nothing: take what the journal implies and leave the rest (`--partial`)."""
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _prefix: "Prefix" = field(init=False)
+    _fatal: BaseException | None = None
+
+    def __post_init__(self) -> None:
+        self._prefix = Prefix(self.plan, self.tally)
+
+    async def go(self) -> None:
+        """Take up every problem; returns when all are done or the run was told to stop."""
+        tasks: set[asyncio.Task[None]] = set()
+        if self.only_known:
+            self.shop.stop("only what the journal holds was asked for")
+        clock = asyncio.create_task(self._watch_the_clock())
+        try:
+            for index, problem in enumerate(itertools.islice(self.spool.problems(), self.tally.total)):
+                if not await self._room(len(tasks)):
+                    break
+                task = asyncio.create_task(self._one(index, problem))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+                task.add_done_callback(self._notice)
+            await self._drain(tasks)
+        finally:
+            clock.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, clock, return_exceptions=True)
+        if self._fatal is not None:
+            raise self._fatal
+        await self.spool.flush()
+
+    def stop(self, why: str) -> None:
+        """Take up nothing more and let in no further request; what is in flight may finish."""
+        if self.tally.stopped is None:
+            self.tally.stopped = why
+        self.shop.stop(why)
+        self._wake.set()
+
+    async def _room(self, open_problems: int) -> bool:
+        """Wait until a further problem may be taken up; False once the run is to stop."""
+        while True:
+            if self._fatal is not None or (self.tally.stopped is not None and not self.only_known):
+                return False
+            if open_problems < self.shop.worth_opening() and self.shop.held < HELD:
+                return True
+            self._wake.clear()
+            await self._wake.wait()
+            open_problems = self.tally.open
+
+    async def _drain(self, tasks: set[asyncio.Task[None]]) -> None:
+        while tasks and self._fatal is None:
+            stopping = self.tally.stopped is not None
+            done, _ = await asyncio.wait(tasks, timeout=GRACE if stopping else 1.0, return_when=asyncio.FIRST_COMPLETED)
+            if stopping and not done:
+                return
+
+    async def _one(self, index: int, problem: Problem) -> None:
+        self.tally.open += 1
+        try:
+            record = await self._record(problem)
+        except Stopped:
+            return  # not an outcome: the next run takes this problem up again
+        except (TracemillError, OSError) as fatal:
+            self._fatal = self._fatal or fatal
+            return
+        else:
+            await self._keep(index, problem, record)
+        finally:
+            self.tally.open -= 1
+            self._wake.set()
+
+    def _notice(self, task: asyncio.Task[None]) -> None:
+        """A task that raised what `_one` does not expect ends the run too: nothing is lost in silence."""
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            self._fatal = self._fatal or failure
+            self._wake.set()
+
+    async def _record(self, problem: Problem) -> Record:
+        """The problem's outcome: from the last run's spool, from a problem filter, or from the method."""
+        key = self.plan.outcome_key(problem)
+        payload = self.spool.get_outcome(problem.problem_id, key)
+        if payload is not None and (known := outcomes.decode(payload)).status != "failed":
+            self.tally.reused += 1
+            self.shop.meter.samples_replayed += len(known.drawn)
+            self.shop.meter.tokens_replayed += known.tokens
+            return known
+        if (turned_down := self._filtered(problem)) is not None:
+            record = turned_down
+        else:
+            engine = self.shop.engine(problem)
+            try:
+                record = await outcomes.work(self.plan, problem, engine)
+            except (Stopped, EngineLost, RecipeError, LawBroken, DiskFull):
+                raise
+            except Exception as failure:  # noqa: BLE001 - a bad problem is data, not a crash
+                record = outcomes.failed(problem, failure)
+            finally:
+                self.shop.held -= engine.held
+        await self.spool.put_outcome(problem.problem_id, key, outcomes.encode(record))
+        return record
+
+    def _filtered(self, problem: Problem) -> Record | None:
+        for name, verdict in self.plan.keeps_of(problem):
+            frame = pl.DataFrame([outcomes.problem_columns(problem)])
+            if (why := frame.select(verdict.alias("why")).item()) is not None:
+                return outcomes.filtered(problem, name, why)
+        return None
+
+    async def _keep(self, index: int, problem: Problem, record: Record) -> None:
+        tally = self.tally
+        tally.done += 1
+        tally.rows += len(record.traces)
+        for row in record.traces:
+            if not row["correct"]:
+                tally.reasons["undecided" if row["correct"] is None else "wrong"] += 1
+        if record.status != "done":
+            tally.reasons[record.reason or record.status] += 1
+        if record.status == "failed":
+            tally.failed += 1
+            tally.failures[record.reason or "failed"] += 1
+            self._tolerate()
+        if (why := self._prefix.add(index, problem, record)) is not None:
+            self.stop(why)
+
+    def _tolerate(self) -> None:
+        tolerated = self.plan.recipe.tolerate
+        if self.tally.failed + self.tally.refused_rows > tolerated:
+            self._fatal = self._fatal or TooManyFailures(
+                too_many(tolerated, self.tally.refused_rows, self.tally.failed, self.tally.failures)
+            )
+
+    async def _watch_the_clock(self) -> None:
+        """Stop at the budget's wall time or GPU hours."""
+        budget = self.plan.recipe.budget
+        limits = [("wall", budget.wall), ("gpu_hours", budget.gpu_hours and budget.gpu_hours * 3600 / self.shop.gpus())]
+        reached = [(seconds, name) for name, seconds in limits if seconds is not None]
+        if not reached:
+            return
+        seconds, name = min(reached)
+        await asyncio.sleep(seconds)
+        self._prefix.close()
+        self.stop(f"budget.{name} is reached")
+
+
+class Prefix:
+    """Where a budget cuts: after the shortest run of problems, in order of admission, that reaches it.
+
+    Problems finish in any order, so those that finish early wait here until all before them have; the cut then depends on
+    what was sampled, not on when.
+    """
+
+    def __init__(self, plan: Plan, tally: Tally) -> None:
+        self._budget = plan.recipe.budget
+        self._plan = plan
+        self._tally = tally
+        self._early: dict[int, tuple[int, int, int]] = {}
+        self._next = 0
+        self._tokens = 0
+        self._accepted = 0
+        self._last: int | None = None
+
+    def add(self, index: int, problem: Problem, record: Record) -> str | None:
+        """Note a finished problem; returns why the run is to stop once the budget is reached."""
+        budget = self._budget
+        if all(limit is None for limit in (budget.tokens, budget.accepted_rows, budget.wall, budget.gpu_hours)):
+            return None
+        accepted = self._plan.accepted(record.traces) if budget.accepted_rows else 0
+        self._early[index] = (draw(problem.problem_id), record.tokens, accepted)
+        while self._tally.cut is None and self._next in self._early:
+            self._last, tokens, rows = self._early.pop(self._next)
+            self._next += 1
+            self._tokens += tokens
+            self._accepted += rows
+            if budget.tokens is not None and self._tokens >= budget.tokens:
+                self._tally.cut = self._last
+                return f"budget.tokens: {self._tokens:,} of {budget.tokens:,} tokens are drawn"
+            if budget.accepted_rows is not None and self._accepted >= budget.accepted_rows:
+                self._tally.cut = self._last
+                return f"budget.accepted_rows: {self._accepted:,} of {budget.accepted_rows:,} rows are accepted"
+        return None
+
+    def close(self) -> None:
+        """Cut where the run is now."""
+        if self._tally.cut is None:
+            self._tally.cut = -1 if self._last is None else self._last
+
+
+def too_many(tolerated: int, refused: int, failed: int, reasons: Counter[str]) -> str:
+    """The message of a run that stops at `tolerate`, commonest reasons first."""
+    common = "\n".join(f"  {count:>6} x {reason}" for reason, count in reasons.most_common(5))
+    return (
+        f"{refused} source rows were refused and {failed} problems failed, more than tolerate = {tolerated} allows; "
+        f"the commonest reasons:\n{common}\nmend the source or the method, or raise `tolerate`; what was sampled is kept"
+    )
