@@ -75,7 +75,9 @@ def front_matter(manifest: Mapping[str, Any], facts: CardFacts) -> str:
     lines += [f"tags: {_json(list(tags))}", f"size_categories: {_json([size])}"]
     lines += ["configs:"] if listed else []
     for table in listed:
-        lines += [f"- config_name: {table}"]
+        # `datasets` caches by the folder's name and this number, not by content: without it, `latest` would stay what it was
+        # when it was loaded first, and be the same for every dataset
+        lines += [f"- config_name: {table}", f"  version: 0.0.{int(manifest['version'], 16)}"]
         lines += ["  default: true"] if table == listed[0] else []
         lines += ["  data_files:", "  - split: train", f"    path: {_json(f'{table}/*.parquet')}"]
     return "\n".join(["---", *lines, "---", ""])
@@ -123,9 +125,9 @@ def _holds(manifest: Mapping[str, Any]) -> str:
     notes = []
     listed = listed_tables(manifest)
     if not tables["rows"]["rows"]:
-        default = f"the default config is `{listed[0]}`" if listed else "and there is no config to load"
+        default = f"the default config is `{listed[0]}`" if listed else "there is no config to load"
         notes.append(
-            f"**No row was chosen**: `rows` is empty, {default}. The counts below say what became of the problems."
+            f"**No row was chosen**: `rows` is empty; {default}. The counts below say what became of the problems."
         )
     if empty := [name for name in _in_order(tables) if name not in listed and name != "rows"]:
         notes.append(f"Tables without rows are not listed as configs: {', '.join(f'`{name}`' for name in empty)}.")
@@ -180,9 +182,11 @@ def _load(manifest: Mapping[str, Any]) -> str:
     return f"""## Load it
 
 ```python
+from pathlib import Path
 from datasets import load_dataset
 
-{table} = load_dataset(".", "{table}", split="train")  # "." is this folder; on the Hub, the repository's name
+here = str(Path.cwd())  # this folder; on the Hub, the repository's name
+{table} = load_dataset(here, "{table}", split="train")
 ```
 
 ```python

@@ -137,8 +137,8 @@ class _Writer:
         group = pa.Table.from_batches(self._group.take(), self._schema)
         if self._writer is None:
             self._files.append(self._folder / f"part-{len(self._files):05}.parquet")
-            self._writer = _parquet(self._files[-1], self._schema)
         with watch_disk(self._files[-1], needs=group.nbytes):
+            self._writer = self._writer or _parquet(self._files[-1], self._schema)
             self._writer.write_table(group, row_group_size=max(1, group.num_rows))
         if self._files[-1].stat().st_size >= FILE_BYTES:
             self.close()
@@ -209,12 +209,12 @@ def _fit(batch: Batch, schema: pa.Schema, table: str) -> list[pa.RecordBatch]:
             batch = batch.to_arrow()
         if isinstance(batch, pa.RecordBatch):
             batch = pa.Table.from_batches([batch])
-        if isinstance(batch, pa.Table):
-            _no_strays(batch.schema.names, schema, table)
-            return batch.select(schema.names).cast(schema).to_batches(max_chunksize=CHUNK_ROWS)
-        for row in batch:
-            _no_strays(row, schema, table)
-        return [pa.RecordBatch.from_pylist(list(batch), schema=schema)]
+        if not isinstance(batch, pa.Table):
+            for row in batch:
+                _no_strays(row, schema, table)
+            batch = pa.Table.from_pylist(list(batch), schema=schema)
+        _no_strays(batch.schema.names, schema, table)
+        return batch.select(schema.names).cast(schema).to_batches(max_chunksize=CHUNK_ROWS)
     except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError, OverflowError, UnicodeEncodeError) as error:
         raise CountsDiffer(f"table {table!r}: rows do not fit its columns: {error}") from error
 
@@ -225,15 +225,14 @@ def _no_strays(names: Iterable[str], schema: pa.Schema, table: str) -> None:
 
 
 def _parquet(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    with watch_disk(path):
-        return pq.ParquetWriter(
-            path,
-            schema,
-            compression="zstd",
-            use_content_defined_chunking=True,
-            write_page_index=True,
-            write_page_checksum=True,
-        )
+    return pq.ParquetWriter(
+        path,
+        schema,
+        compression="zstd",
+        use_content_defined_chunking=True,
+        write_page_index=True,
+        write_page_checksum=True,
+    )
 
 
 def _sha256(path: Path) -> str:

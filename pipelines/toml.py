@@ -7,7 +7,7 @@ null; anything else is refused.
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
@@ -45,7 +45,7 @@ def _value(value: Any) -> str:
     if isinstance(value, Mapping):
         given = (f"{_key(key)} = {_value(item)}" for key, item in value.items() if item is not None)
         return f"{{{', '.join(given)}}}"
-    if isinstance(value, Sequence):
+    if isinstance(value, list | tuple):
         return f"[{', '.join(_value(item) for item in value)}]"
     raise TypeError(f"{value!r} cannot stand in a recipe: write text, a number, true or false, a list or a table")
 
@@ -64,4 +64,4 @@ def _is_table(value: Any) -> bool:
 
 
 def _is_tables(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str) and bool(value) and all(map(_is_table, value))
+    return isinstance(value, list | tuple) and bool(value) and all(map(_is_table, value))

@@ -1,0 +1,231 @@
+"""The card of a version tells the truth, and every config it lists opens with the real library."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracemill.pipelines.card import CardFacts, CardTable
+from tracemill.pipelines.store import Dataset, MadeFrom, Store
+from tracemill.pipelines.toml import to_toml
+from tracemill.schemas.tables import PROBLEMS, REJECTED, ROWS, SAMPLES
+
+MADE_FROM: MadeFrom = {
+    "recipe": {"name": "arith", "synth": {"use": "sample", "n": 4}},
+    "sources": [{"name": "arith.jsonl", "sha256": "ab" * 32, "licence": "MIT", "rows": 5}],
+    "models": {
+        "solver": {"name": "tiny-reasoner", "revision": "0123abcd", "verified": True},
+        "judge": {"name": "served", "revision": None, "verified": False},
+    },
+    "engines": {"solver": {"engine": "scripted"}},
+    "problems": {"chosen": 3, "none_chosen": 2},
+    "counts": [
+        {"stage": "chosen", "reason": "", "rows": 3},
+        {"stage": "filter:correct", "reason": "wrong | or\nundecided", "rows": 2},
+    ],
+    "determinism": {"level": "L3", "promise": "a rebuild from this journal is this version."},
+}
+FACTS = CardFacts(
+    about="Small sums, solved in words.",
+    tables=[
+        CardTable(title="Accuracy", rows=[{"k": 1, "pass@k": 0.61234567}, {"k": 4, "pass@k": None}], note="Means.")
+    ],
+    tags=["arithmetic"],
+    limits=["The problems are made by a program."],
+)
+
+
+def commit(tmp_path: Path, *, rows: int = 3, complete: bool = True, facts: CardFacts = FACTS, **made: Any) -> Dataset:
+    trace = {"messages": [{"role": "user", "content": "1+1?"}], "correct": True, "n_tokens": 5}
+    with Store(tmp_path / "store").draft("arith") as draft:
+        draft.table("rows", ROWS, [[{"id": f"p{i}/solve-0000", "problem_id": f"p{i}", **trace} for i in range(rows)]])
+        draft.table("problems", PROBLEMS, [[{"problem_id": f"p{i}", "roles": [{"role": "solver"}]} for i in range(5)]])
+        draft.table("samples", SAMPLES, [[{"key": f"k{i}", "token_ids": [1, 2]} for i in range(5)]])
+        draft.table("rejected", REJECTED, [])
+        draft.table("steps", pa.schema([("id", pa.string()), ("score", pa.float32())]), [[{"id": "a", "score": 0.5}]])
+        return draft.commit(
+            recipe_toml="", identity={}, manifest={**MADE_FROM, **made}, complete=complete, card=facts  # type: ignore[typeddict-item]
+        )  # fmt: skip
+
+
+def card_of(dataset: Dataset) -> tuple[dict[str, Any], str]:
+    _, front, body = (dataset.path / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    return yaml.safe_load(front), body
+
+
+LOAD = """
+import json, sys, yaml
+from pathlib import Path
+from datasets import load_dataset
+out = {}
+for folder in sys.argv[1:]:
+    front = yaml.safe_load(Path(folder, "README.md").read_text(encoding="utf-8").split("---\\n")[1])
+    names = [config["config_name"] for config in front["configs"]]
+    sizes = {name: load_dataset(folder, name, split="train").num_rows for name in names}
+    default = load_dataset(folder)["train"]
+    out[folder] = {"sizes": sizes, "default": default.column_names, "first": default[0]}
+print(json.dumps(out))
+"""
+
+
+def offline(tmp_path: Path, cwd: Path, *command: str) -> str:
+    env = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    }
+    run = subprocess.run(
+        [sys.executable, *command], cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=50
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def test_every_listed_config_opens_with_datasets_and_rows_is_the_default_unless_it_is_empty(tmp_path: Path):
+    full, empty = commit(tmp_path, rows=3), commit(tmp_path, rows=0)
+    paths = [str(full.path), str(empty.path)]
+    found = json.loads(offline(tmp_path, tmp_path, "-c", LOAD, *paths).splitlines()[-1])
+    assert found[paths[0]]["sizes"] == {"rows": 3, "problems": 5, "samples": 5, "steps": 1}
+    assert found[paths[0]]["default"] == ROWS.names
+    assert found[paths[0]]["first"]["messages"] == [{"role": "user", "content": "1+1?"}]
+    assert found[paths[1]]["sizes"] == {"samples": 5, "problems": 5, "steps": 1}
+    assert found[paths[1]]["default"] == SAMPLES.names
+
+
+MOVE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from datasets import load_dataset
+import test_card
+for folder, rows in (("a", 3), ("a", 2), ("a", 3), ("b", 1)):
+    test_card.commit(Path(folder), rows=rows)
+    assert load_dataset(f"{folder}/store/arith/latest", split="train").num_rows == rows
+"""
+
+
+def test_latest_opens_what_it_points_to_though_datasets_caches_by_the_name_of_a_folder(tmp_path: Path):
+    offline(tmp_path, tmp_path, "-c", MOVE, str(Path(__file__).parent))
+
+
+def test_the_snippets_of_a_card_run_in_its_folder(tmp_path: Path):
+    dataset = commit(tmp_path)
+    snippets = re.findall(r"```python\n(.*?)```", card_of(dataset)[1], re.DOTALL)
+    assert len(snippets) == 2
+    code = "\n".join([snippets[0], "assert rows.num_rows == 3", snippets[1], "assert rows.collect().height == 3"])
+    offline(tmp_path, dataset.path, "-c", code)
+
+
+def test_front_matter_is_what_the_hub_reads(tmp_path: Path):
+    front, _ = card_of(commit(tmp_path))
+    assert front["license"] == "mit"
+    assert front["size_categories"] == ["n<1K"]
+    assert front["tags"] == ["tracemill", "reasoning", "arithmetic"]
+    assert [c["config_name"] for c in front["configs"]] == ["rows", "samples", "problems", "steps"]
+    assert [c.get("default", False) for c in front["configs"]] == [True, False, False, False]
+    assert front["configs"][0]["data_files"] == [{"split": "train", "path": "rows/*.parquet"}]
+
+
+@pytest.mark.parametrize(
+    ("licences", "front"),
+    [
+        (["MIT", "mit"], {"license": "other", "license_name": "MIT, mit"}),
+        (["Apache-2.0"], {"license": "apache-2.0"}),
+        (["unknown"], {"license": "unknown"}),
+        ([], {"license": "unknown"}),
+        (["MIT", "unknown"], {"license": "other", "license_name": "MIT, unknown"}),
+        (["MIT", "CC-BY-4.0"], {"license": "other", "license_name": "CC-BY-4.0, MIT"}),
+        (["our own: see \"x\""], {"license": "other", "license_name": "our own: see \"x\""}),
+    ],
+)  # fmt: skip
+def test_licences_are_what_the_sources_state_and_no_more(tmp_path: Path, licences: list[str], front: dict[str, str]):
+    sources = [{"name": f"s{i}", "licence": licence, "rows": 1, "sha256": ""} for i, licence in enumerate(licences)]
+    found, body = card_of(commit(tmp_path, sources=sources))
+    assert {key: found[key] for key in found if key.startswith("license")} == front
+    assert ("The licence of a source is unknown" in body) == ("unknown" in front.values() or "unknown" in licences)
+
+
+def test_the_body_says_how_it_was_made_and_what_became_of_what(tmp_path: Path):
+    dataset = commit(tmp_path)
+    _, body = card_of(dataset)
+    for text in (
+        f"Version `{dataset.version}`",
+        "Method: `sample` (n 4)",
+        "Model (solver): `tiny-reasoner` at revision `0123abcd` (verified)",
+        "Model (judge): `served`, revision unknown (unverified)",
+        "Determinism L3: a rebuild from this journal is this version.",
+        "| chosen |  | 3 |",
+        r"| filter:correct | wrong \| or undecided | 2 |",
+        "| none_chosen | 2 |",
+        "| arith.jsonl | MIT | 5 | `abababababababab` |",
+        "| k | pass@k |\n| --- | --- |\n| 1 | 0.6123 |\n| 4 |  |",
+        "Tables without rows are not listed as configs: `rejected`.",
+        "- The problems are made by a program.",
+        "- A model's revision is unverified",
+        "tracemill build recipe.toml",
+    ):
+        assert text in body
+    assert "Partial" not in body
+
+
+def test_a_partial_version_says_so_first(tmp_path: Path):
+    dataset = commit(tmp_path, complete=False, why_partial="the budget of 1,000 tokens was reached")
+    _, body = card_of(dataset)
+    assert body.strip().splitlines()[2].startswith("> **Partial version**: the budget of 1,000 tokens was reached.")
+    assert dataset.manifest()["why_partial"] == "the budget of 1,000 tokens was reached"
+
+
+def test_a_version_without_chosen_rows_says_so_and_what_opens_instead(tmp_path: Path):
+    front, body = card_of(commit(tmp_path, rows=0))
+    assert "**No row was chosen**: `rows` is empty; the default config is `samples`" in body
+    assert front["configs"][0]["default"] is True
+
+
+def test_a_version_without_any_row_has_no_config_and_says_so(tmp_path: Path):
+    with Store(tmp_path / "store").draft("none") as draft:
+        draft.table("rows", ROWS, [])
+        dataset = draft.commit(recipe_toml="", identity={}, manifest={})
+    front, body = card_of(dataset)
+    assert "configs" not in front
+    assert "`rows` is empty; there is no config to load" in body
+
+
+VALUE: Any = st.recursive(
+    st.text() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.booleans(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.text(), VALUE, max_size=5))
+def test_toml_reads_back_as_it_was(table: dict[str, Any]):
+    assert tomllib.loads(to_toml(table)) == table
+
+
+def test_toml_of_a_recipe_is_written_as_a_person_would():
+    table = {
+        "name": "a",
+        "limit": None,
+        "source": [{"path": "x", "licence": "MIT"}],
+        "synth": {"use": "sample", "n": 4},
+    }
+    assert to_toml(table) == (
+        'name = "a"\n\n[[source]]\npath = "x"\nlicence = "MIT"\n\n[synth]\nuse = "sample"\nn = 4\n'
+    )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), b"x", [None]])
+def test_toml_refuses_what_a_recipe_cannot_hold(value: Any):
+    with pytest.raises(TypeError, match="cannot stand in a recipe"):
+        to_toml({"x": value})
