@@ -192,23 +192,25 @@ def _sample_batches(refs: pl.DataFrame, completions: list[Completion]) -> Iterat
 
 
 def _sample_batch(refs: pl.DataFrame, completions: list[Completion]) -> pa.RecordBatch:
-    columns = dict(zip(refs.columns, refs.to_arrow().cast(SAMPLE_REFS).combine_chunks().columns, strict=True))
+    columns: dict[str, Any] = {
+        name: pa.array(refs[name].to_list(), SAMPLE_REFS.field(name).type) for name in refs.columns
+    }
     columns["text"] = pa.array([c.text for c in completions], pa.string())
     columns["token_ids"] = _token_lists(completions)
     columns["n_tokens"] = pa.array([c.n_tokens for c in completions], pa.int64())
     columns["finish_reason"] = pa.array([c.finish_reason for c in completions], pa.string())
-    flat = {name: c.combine_chunks() if isinstance(c, pa.ChunkedArray) else c for name, c in columns.items()}
-    return pa.RecordBatch.from_arrays([flat[name] for name in SAMPLES.names], schema=SAMPLES)
+    return pa.RecordBatch.from_arrays([columns[name] for name in SAMPLES.names], schema=SAMPLES)
 
 
-def _token_lists(completions: list[Completion]) -> pa.Array:
+def _token_lists(completions: list[Completion]) -> Any:
     """A list column made of the completions' own buffers: 30,000 token ids are never 30,000 Python objects."""
     lengths = [len(c.token_ids or ()) for c in completions]
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     known = [np.frombuffer(c.token_ids, np.int32) for c in completions if c.token_ids]
     values = np.concatenate(known) if known else np.empty(0, np.int32)
-    mask = pa.array([c.token_ids is None for c in completions])
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, pa.int32()), mask=mask)
+    missing: Any = pa.array([c.token_ids is None for c in completions])
+    tokens: Any = pa.array(values, pa.int32())
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), tokens, mask=missing)
 
 
 def _own_tables(staged: Staged, decisions: Decisions) -> dict[str, pl.LazyFrame]:

@@ -139,8 +139,7 @@ def read_problems(plan: Plan, store: Store, spool: Spool, report: Report) -> Non
             f"the sources hold no usable problem; rows were refused for: {', '.join(reasons) or 'nothing'}"
         )
     if counts.rejected > plan.recipe.tolerate:
-        reasons = _reasons(spool)
-        raise TooManyFailures(too_many(plan.recipe.tolerate, counts.rejected, 0, reasons))
+        raise TooManyFailures(too_many(plan.recipe.tolerate, counts.rejected, 0, _reasons(spool)))
 
 
 def _records(spool: Spool, tally: Tally) -> Iterator[tuple[Problem, Record]]:

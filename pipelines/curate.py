@@ -5,6 +5,7 @@ Decisions are narrow: filters and selectors read the columns they name, and what
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import polars as pl
@@ -46,7 +47,7 @@ def decide(plan: Plan, traces: pl.LazyFrame, problems: pl.LazyFrame) -> Decision
         kept = frame.filter(pl.col("stage").is_null())
         extra = [name for name in kept.columns if name not in DECISION]
         left = seen.join(kept.lazy().select("id", *extra), on="id", how="inner", maintain_order="left")
-        selection: Selection = _run(selector.name, lambda call=selector.call, left=left: call(left))
+        selection: Selection = _run(selector.name, partial(selector.call, left))
         frame = _narrowed(frame, selector.name, selection, left)
         tables.update(selection.tables)
     return Decisions(frame, tables)

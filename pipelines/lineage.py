@@ -1,15 +1,13 @@
 """Where a version comes from, in the forms that its id, its manifest and its card need."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import groupby
-from operator import itemgetter
 from typing import Any
 
 import polars as pl
 
-from tracemill.pipelines.accuracy import Draws, Estimate, accuracy_table
+from tracemill.pipelines.accuracy import Estimate, accuracy_table
 from tracemill.pipelines.card import CardFacts, CardTable
 from tracemill.pipelines.catalog import Plugin
 from tracemill.pipelines.curate import Decisions
@@ -97,7 +95,7 @@ def accuracy_of(staged: Staged) -> list[dict[str, Any]]:
     """pass@k and maj@k by difficulty, over all traces that were verified, whatever became of them."""
     return [
         {name: asdict(value) if isinstance(value, Estimate) else value for name, value in line.items()}
-        for line in accuracy_table(_draws(staged))
+        for line in accuracy_table(staged.traces.scan())
     ]
 
 
@@ -111,15 +109,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
     return "" if value is None else str(value)
-
-
-def _draws(staged: Staged) -> Iterator[Draws]:
-    """The draws of each problem; a problem's traces stand together."""
-    columns = ("problem_id", "difficulty", "answer", "correct")
-    rows = (row for file in staged.traces.files() for row in pl.read_parquet(file, columns=list(columns)).iter_rows())
-    for _, group in groupby(rows, key=itemgetter(0)):
-        drawn = list(group)
-        yield Draws(drawn[0][1], [(answer, correct) for _, _, answer, correct in drawn])
 
 
 def determinism(plan: Plan) -> Determinism:

@@ -72,13 +72,9 @@ class Plan:
         """How many of one problem's traces every filter keeps."""
         if not traces:
             return 0
-        rejected = [filter_.call().is_not_null() for filter_ in self.filters]
         frame = pl.DataFrame(list(traces), infer_schema_length=None)
-        return (
-            frame.select(~pl.any_horizontal(pl.lit(value=False), *rejected)).to_series().sum()
-            if rejected
-            else len(traces)
-        )
+        rejected = [plugin.call().is_not_null() for plugin in self.filters]
+        return frame.filter(~pl.any_horizontal(rejected)).height if rejected else frame.height
 
 
 def resolve(recipe: Recipe, *, given: bool = False, runtime: Path, reply: Reply | None = None) -> Plan:

@@ -74,7 +74,7 @@ class Parts:
         return table
 
 
-def _column(values: list[Any]) -> pa.Array:
+def _column(values: list[Any]) -> Any:
     """A column of a method's own; whole numbers and fractions in one column are numbers."""
     try:
         return pa.array(values)

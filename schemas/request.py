@@ -147,9 +147,12 @@ class Backend(Protocol):
     call frees what it holds.
     """
 
-    capabilities: frozenset[Capability]
-    at_once: int
-    """How many requests are worth having in flight now; the driver reads it again as it goes."""
+    @property
+    def capabilities(self) -> frozenset[Capability]: ...
+
+    @property
+    def at_once(self) -> int:
+        """How many requests are worth having in flight now; the driver reads it again as it goes."""
 
     async def start(self) -> None:
         """Make ready, or raise RecipeError saying what is wrong. Called once, before the first request."""
