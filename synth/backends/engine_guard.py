@@ -12,13 +12,16 @@ import re
 import signal
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 
 PROC = Path("/proc")
 SHARED = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory, not a temporary file of ours
-OURS = re.compile(r"/dev/shm/((?:psm_|sem\.mp-|sem\.loky-)[\w.-]+)")  # noqa: S108
-"""What Python's multiprocessing, which vLLM uses, names its segments and semaphores."""
+OURS = ("psm_", "sem.mp-", "sem.loky-")
+"""How Python's multiprocessing, which vLLM uses, begins the names of its segments and semaphores."""
+MAPPED = re.compile(r" (\d+) +/dev/shm/")
+"""The inode in a line of /proc/<pid>/maps; the name there is a deleted draft's in the process that made a semaphore."""
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -67,11 +70,15 @@ def session(leader: int, since: int) -> list[int]:
 
 def shared_memory(pids: list[int]) -> set[str]:
     """Names of the shared memory that these processes have mapped."""
-    names: set[str] = set()
+    inodes: set[int] = set()
     for pid in pids:
         with contextlib.suppress(OSError):
-            names.update(OURS.findall((PROC / str(pid) / "maps").read_text(encoding="utf-8", errors="replace")))
-    return names
+            maps = (PROC / str(pid) / "maps").read_text(encoding="utf-8", errors="replace")
+            inodes.update(map(int, MAPPED.findall(maps)))
+    if not inodes or not SHARED.is_dir():
+        return set()
+    with os.scandir(SHARED) as entries:
+        return {entry.name for entry in entries if entry.name.startswith(OURS) and entry.inode() in inodes}
 
 
 def end_session(leader: int, since: int, shared: tuple[str, ...] = (), *, within: float = 20.0) -> None:
@@ -123,3 +130,21 @@ def reap(runtime: Path) -> list[int]:
         end_session(record.pid, record.started, record.shared)
         path.unlink(missing_ok=True)
     return ended
+
+
+def follow(owner: int, runtime: Path) -> None:
+    """For the leader of a session: return never, and `leave` when the process `owner`, its parent, has ended.
+
+    To be run in a thread, because an event loop stands still while an engine starts. Where even a thread cannot run (a
+    stopped process), `reap` does it later.
+    """
+    while os.getppid() == owner:
+        time.sleep(0.25)
+    leave(runtime)
+
+
+def leave(runtime: Path) -> NoReturn:
+    """For the leader of a session: take all of it along, and the record too."""
+    end_session(os.getpid(), start_time(os.getpid()) or 0)
+    (runtime / f"{os.getpid()}.json").unlink(missing_ok=True)
+    os._exit(1)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tracemill.schemas.errors import EngineLost, RecipeError, RequestRefused
+from tracemill.schemas.recipe import ModelTable
 from tracemill.schemas.request import Capability, Completion, Request, Sampling, TokenScores
 from tracemill.synth.backends import engine_guard, vllm_args
 from tracemill.synth.backends.vllm_process import HOST, HostProcess, last_words
@@ -38,15 +39,10 @@ class Vllm:
 
     def __init__(
         self,
-        model: Path | str,
+        model_path: Path | str,
         *,
+        model: ModelTable,
         runtime: Path,
-        dtype: str = "auto",
-        quantization: str | None = None,
-        kv_cache_dtype: str | None = None,
-        max_model_len: int | None = None,
-        revision: str | None = None,
-        tokenizer: str | None = None,
         engine_args: Mapping[str, Any] | None = None,
         at_once: int | Literal["auto"] = "auto",
         stall: float = 300.0,
@@ -54,17 +50,16 @@ class Vllm:
         pause: float = 1.0,
         command: Sequence[str] = HOST,
     ) -> None:
-        """Say what to run; nothing is started yet.
+        """Say what to run, or RecipeError for an engine argument that stands in the wrong place; nothing is started yet.
 
         `runtime` is a folder for logs and for records of running engines: share it between the builds of a store, so that
         each reaps what a killed one left. `stall` is the number of seconds without a token from any request after which
         the engine counts as hung. `pause` is the first wait between rebuilds that fail; it grows fourfold. `command` runs
         the engine host.
         """
-        values = (dtype, quantization, kv_cache_dtype, max_model_len, revision, tokenizer)
-        given = dict(engine_args or {})
-        self._args = vllm_args.engine_args(model, dict(zip(vllm_args.MODEL_KEYS, values, strict=True)), given)
-        self._given, self._model, self._runtime, self._command = given, model, runtime, tuple(command)
+        self._args = vllm_args.engine_args(model_path, model, engine_args or {})
+        self._given, self._model_path = dict(engine_args or {}), model_path
+        self._runtime, self._command = runtime, tuple(command)
         self._stall, self._start_within, self._pause = stall, start_within, pause
         self._auto = at_once == "auto"
         self.at_once = 256 if at_once == "auto" else at_once
@@ -81,7 +76,7 @@ class Vllm:
     async def start(self) -> None:
         if self._command == HOST:
             vllm_args.check_installed()
-        self._local = vllm_args.check_model(self._model, self._given)
+        self._local = vllm_args.check_model(self._model_path, self._given)
         self._runtime.mkdir(parents=True, exist_ok=True)
         await asyncio.to_thread(engine_guard.reap, self._runtime)
         await self._launch()
@@ -94,7 +89,7 @@ class Vllm:
         ids = array("i", reply.token_ids)
         scores = None
         if reply.logprobs is not None:
-            scores = TokenScores(token_ids=ids, logprobs=array("d", reply.logprobs), top=reply.top)
+            scores = TokenScores(token_ids=ids, logprobs=array("f", reply.logprobs), top=reply.top)
         return Completion(
             text=reply.text,
             finish_reason="stop" if reply.finish_reason == "stop" else "length",
@@ -109,7 +104,7 @@ class Vllm:
             raise RequestRefused("nothing to score: the request has no prefix")
         reply = await self._ask(request, score=True)
         assert isinstance(reply, Scores)  # noqa: S101 - the host answers in kind
-        return TokenScores(token_ids=array("i", reply.token_ids), logprobs=array("d", reply.logprobs), top=reply.top)
+        return TokenScores(token_ids=array("i", reply.token_ids), logprobs=array("f", reply.logprobs), top=reply.top)
 
     async def close(self) -> None:
         keeper, self._keeper = self._keeper, None

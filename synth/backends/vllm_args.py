@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tracemill.schemas.errors import RecipeError
+from tracemill.schemas.recipe import ModelTable
 
 MODEL_KEYS = ("dtype", "quantization", "kv_cache_dtype", "max_model_len", "revision", "tokenizer")
 """Engine arguments that stand under [model] in a recipe, because they change answers."""
@@ -29,7 +30,7 @@ UNKEYED = (
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
 
 
-def engine_args(model: Path | str, settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def engine_args(path: Path | str, model: ModelTable, given: Mapping[str, Any]) -> dict[str, Any]:
     """All arguments of the engine, or RecipeError naming the one that does not belong where it stands."""
     for name in given:
         if name in MODEL_KEYS:
@@ -40,7 +41,9 @@ def engine_args(model: Path | str, settings: Mapping[str, Any], given: Mapping[s
             raise RecipeError(
                 f"[engine.args]: {name!r} can change answers and is part of no request's key; take it out"
             )
-    return {"model": str(model), **{name: value for name, value in settings.items() if value is not None}, **given}
+    # A folder is what the revision names already, and vLLM would take a weights hash for a Hub revision.
+    settings = {name: getattr(model, name) for name in MODEL_KEYS if name != "revision" or not Path(path).exists()}
+    return {"model": str(path), **{name: value for name, value in settings.items() if value is not None}, **given}
 
 
 def check_model(model: Path | str, given: Mapping[str, Any]) -> bool:

@@ -210,7 +210,7 @@ class Requests:
 
 def _split(ids: Sequence[int], positions: Iterable[Mapping[int, Any]], wanted: int) -> tuple[bytes, Top | None]:
     """Log-probs of the tokens themselves, packed, and the `wanted` likeliest of each position."""
-    own = array("d")
+    own = array("f")
     top = []
     for token, found in zip(ids, positions, strict=True):
         own.append(found[token].logprob)

@@ -11,12 +11,11 @@ import os
 import socket
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 from tracemill.synth.backends import vllm_engine
-from tracemill.synth.backends.engine_guard import end_session, start_time
+from tracemill.synth.backends.engine_guard import follow, leave
 from tracemill.synth.backends.vllm_wire import (
     Abort,
     Ask,
@@ -39,29 +38,18 @@ def main() -> None:
     """Start as the module's docstring says."""
     fd, owner, runtime = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     os.set_inheritable(fd, False)  # an engine that held it would hide from the build that this process died
-    threading.Thread(target=_outlive_nobody, args=(owner, runtime), daemon=True).start()
+    threading.Thread(target=follow, args=(owner, runtime), daemon=True).start()
     sock = socket.socket(fileno=fd)
     try:
         setup = read_one(sock, Setup)
     except EOFError:
         return
-    asyncio.run(_serve(sock, setup))
+    if not asyncio.run(_serve(sock, setup)):
+        leave(runtime)
 
 
-def _outlive_nobody(owner: int, runtime: Path) -> None:
-    """Wait for the build to end by whatever means, then take the whole session along.
-
-    A thread, because the event loop stands still while an engine starts. Where even the thread cannot run (a stopped
-    process), the next build reaps by the record.
-    """
-    while os.getppid() == owner:
-        time.sleep(0.25)
-    end_session(os.getpid(), start_time(os.getpid()) or 0)
-    (runtime / f"{os.getpid()}.json").unlink(missing_ok=True)
-    os._exit(1)
-
-
-async def _serve(sock: socket.socket, setup: Setup) -> None:
+async def _serve(sock: socket.socket, setup: Setup) -> bool:
+    """Whether the build said goodbye; it has ended without a word where not."""
     frames: asyncio.Queue[ToHost | None] = asyncio.Queue()
     wire = Frames(ToHost, frames.put_nowait, lambda: frames.put_nowait(None))
     await wire.attach(sock)
@@ -71,18 +59,22 @@ async def _serve(sock: socket.socket, setup: Setup) -> None:
         ready = Ready(vllm_engine.facts(engine), engine.vllm_config.scheduler_config.max_num_seqs)
     except vllm_engine.BadArguments as error:
         wire.send(Unfit(str(error), said=True))
-        return wire.close()
+        wire.close()
+        return True
     except Exception as error:  # noqa: BLE001 - whatever it was, the build has to say it
         wire.send(Unfit(f"{type(error).__name__}: {error}"))
-        return wire.close()
+        wire.close()
+        return True
     wire.send(ready)
     host = Host(engine, wire)
     beats = asyncio.create_task(host.beat(progress))
     while not isinstance(frame := await frames.get(), Stop | None):
         host.take(frame)
     beats.cancel()
-    engine.shutdown()
-    return wire.close()
+    if frame is not None:
+        engine.shutdown()
+        wire.close()
+    return frame is not None
 
 
 class Host:
@@ -113,8 +105,8 @@ class Host:
         frame: FromHost
         try:
             frame = await self._requests.scores(ask) if ask.score else await self._requests.answer(ask)
-        except EngineDeadError as error:
-            frame = Dead(str(error) or "EngineCore died")
+        except EngineDeadError:
+            frame = Dead("EngineCore died")
         except self._requests.refusals as error:
             frame = Refusal(ask.id, str(error))
         except Exception as error:  # noqa: BLE001 - one request failed; the engine lives, and the build decides

@@ -17,7 +17,7 @@ HEADER = 4
 
 
 class Setup(msgspec.Struct, tag="setup", array_like=True, frozen=True):
-    """What to start: arguments for the engine, and whether they come from a CPU-safe default or a person."""
+    """What to start."""
 
     args: dict[str, Any]
     """Engine arguments that the recipe gives, the model and its settings among them."""
@@ -59,7 +59,7 @@ class Unfit(msgspec.Struct, tag="unfit", array_like=True, frozen=True):
 
 
 class Answer(msgspec.Struct, tag="answer", array_like=True, frozen=True):
-    """A completion; ids are packed 32-bit integers and log-probs packed doubles, in this machine's byte order."""
+    """A completion. Ids are packed 32-bit integers, log-probs packed 32-bit floats as vLLM computes them."""
 
     id: int
     text: str
