@@ -1,0 +1,208 @@
+"""One segment of the journal: an SQLite file of (key, stored) rows that is only ever appended to.
+
+Inserts go to the end of a table in order of arrival; a unique index finds keys. `stored` is a CRC-32 of key and payload,
+then the payload, so a flipped bit is found when it is read. Two payloads for one key: the one whose stored bytes sort first
+is the winner, here, between segments and in merges, so every reader sees the same one whatever was written, copied
+or merged in which order. Nothing is ever deleted, so the highest row id is the number of entries.
+"""
+
+import contextlib
+import errno
+import sqlite3
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+from tracemill.schemas.errors import DiskFull, RecipeError, TracemillError
+
+VERSION = 1
+APPLICATION_ID = 0x744D4A31
+PAGE_SIZE = 16384
+"""Holds several payloads of a few KB; 4 KB pages waste up to half of theirs, and larger ones waste more at 80 KB."""
+CHECKPOINT_PAGES = 2000
+AT_ONCE = 128
+"""Keys in one SELECT."""
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+SCHEMA = (
+    "CREATE TABLE entries (id INTEGER PRIMARY KEY, key BLOB NOT NULL, stored BLOB NOT NULL)",
+    "CREATE UNIQUE INDEX entries_by_key ON entries (key)",
+    "CREATE TABLE sources (name TEXT NOT NULL)",  # the segments that were merged into this one
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {VERSION}",
+)
+_SMALLER_WINS = "ON CONFLICT (key) DO UPDATE SET stored = excluded.stored WHERE excluded.stored < stored"
+_INSERT = f"INSERT INTO main.entries (key, stored) VALUES (?, ?) {_SMALLER_WINS}"  # noqa: S608 - constants only
+COPY = (
+    "INSERT INTO main.entries (key, stored) "  # noqa: S608 - constants only
+    f"SELECT key, stored FROM source.entries WHERE id BETWEEN ? AND ? ORDER BY id {_SMALLER_WINS}"
+)
+_SELECT = f"SELECT key, stored FROM entries WHERE key IN ({', '.join('?' * AT_ONCE)})"  # noqa: S608 - question marks
+_FULL_CODES = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE})
+_DAMAGED_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+Mode = Literal["append", "live", "sealed"]
+"""append: the one writer. live: somebody may be writing. sealed: nobody ever will again, so no locks and no WAL."""
+
+
+class Segment:
+    """One open segment. Not thread-safe: its owner takes turns."""
+
+    def __init__(self, path: Path | None, mode: Mode) -> None:
+        """Open, or for `append` create; None is a segment in memory. Raises RecipeError for a file that is none."""
+        self.path = path
+        self.mode = mode
+        with explained(self.name):
+            self._db = _connect(path, mode)
+            try:
+                self._make_ready()
+            except BaseException:
+                self._db.close()
+                raise
+
+    @property
+    def name(self) -> str:
+        return "the journal in memory" if self.path is None else f"journal segment {self.path}"
+
+    def _make_ready(self) -> None:
+        if self.mode != "append":
+            _check_version(self._db, self.name)
+            if self.mode == "live":
+                self._db.execute("PRAGMA query_only = 1")
+            self._db.execute("SELECT max(id) FROM entries").fetchone()
+        elif self._db.execute("SELECT count(*) FROM sqlite_schema").fetchone() == (0,):
+            create(self._db)
+        else:
+            _check_version(self._db, self.name)
+
+    def lookup(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """What is stored for those of the keys that are here; a damaged entry raises RecipeError."""
+        found: dict[bytes, bytes] = {}
+        with explained(self.name):
+            for start in range(0, len(keys), AT_ONCE):
+                some = list(keys[start : start + AT_ONCE])
+                some += some[:1] * (AT_ONCE - len(some))  # one statement, prepared once
+                found.update(self._db.execute(_SELECT, some).fetchall())
+        for key, stored in found.items():
+            if stored[:4] != _checksum(key, stored[4:]):
+                raise damaged(self.name, f"checksum of entry {key.hex()}")
+        return found
+
+    def append(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
+        """Add (key, payload) pairs in one transaction: on disk when this returns, or none of them and an error."""
+        rows = [(key, _checksum(key, payload) + payload) for key, payload in entries]
+        with explained(self.name):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                self._db.executemany(_INSERT, rows)
+                self._db.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):  # a full disk may have rolled it back already
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def count(self) -> int:
+        with explained(self.name):
+            (highest,) = self._db.execute("SELECT max(id) FROM entries").fetchone()
+        return highest or 0
+
+    def sources(self) -> list[str]:
+        """File names of the segments that this one replaces."""
+        with explained(self.name):
+            return [name for (name,) in self._db.execute("SELECT name FROM sources")]
+
+    def checkpoint(self) -> None:
+        """Bring everything from the WAL into the file, as far as readers elsewhere allow."""
+        with explained(self.name):
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def payload_of(stored: bytes) -> bytes:
+    """What was appended, without its checksum."""
+    return stored[4:]
+
+
+def uri(path: Path, *, immutable: bool) -> str:
+    """The SQLite name of an existing file."""
+    return f"file:{quote(str(path))}?" + ("mode=ro&immutable=1" if immutable else "mode=rw")
+
+
+def create(db: sqlite3.Connection) -> None:
+    """Make the tables of an empty segment, all or nothing."""
+    db.execute("BEGIN IMMEDIATE")
+    for statement in SCHEMA:
+        db.execute(statement)
+    db.execute("COMMIT")
+
+
+@contextlib.contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turn what SQLite and the system say into an error that a person can act on."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _explain(what, error) from error
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise _full(what, str(error)) from error
+        raise RecipeError(f"{what} cannot be used: {error}") from error
+
+
+def damaged(what: str, how: str) -> RecipeError:
+    return RecipeError(
+        f"{what} is damaged ({how}). Restore the file from a copy, or move it away: what it held is then sampled again"
+    )
+
+
+def _explain(what: str, error: sqlite3.Error) -> TracemillError:
+    code = getattr(error, "sqlite_errorcode", 0)
+    if code in _FULL_CODES:
+        return _full(what, str(error))
+    if code & 0xFF in _DAMAGED_CODES or "no such table" in str(error):
+        return damaged(what, str(error))
+    return RecipeError(f"{what} cannot be used: {error} ({getattr(error, 'sqlite_errorname', 'SQLITE_ERROR')})")
+
+
+def _full(what: str, why: str) -> DiskFull:
+    return DiskFull(f"{what}: no room left on the disk or in its quota ({why}). Make room and run again")
+
+
+def _connect(path: Path | None, mode: Mode) -> sqlite3.Connection:
+    if path is None:
+        return sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    if mode != "append":
+        name = uri(path, immutable=mode == "sealed")
+        return sqlite3.connect(name, uri=True, timeout=60, isolation_level=None, check_same_thread=False)
+    db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+    try:
+        db.execute(f"PRAGMA page_size = {PAGE_SIZE}")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        db.execute(f"PRAGMA journal_size_limit = {2 * CHECKPOINT_PAGES * PAGE_SIZE}")
+        db.execute("PRAGMA cache_size = -32768")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _check_version(db: sqlite3.Connection, name: str) -> None:
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    if application != APPLICATION_ID:
+        raise damaged(name, "not a segment of a journal")
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version != VERSION:
+        raise RecipeError(
+            f"{name} has format {version}; this tracemill reads and writes format {VERSION}. "
+            "Upgrade tracemill, or move the file away: what it holds is then sampled again"
+        )
+
+
+def _checksum(key: bytes, payload: bytes) -> bytes:
+    return zlib.crc32(payload, zlib.crc32(key)).to_bytes(4, "big")
