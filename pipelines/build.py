@@ -19,6 +19,7 @@ from typing import Any
 from tracemill.pipelines import outcomes
 from tracemill.pipelines.assemble import as_rejected, assemble
 from tracemill.pipelines.curate import Decisions, decide
+from tracemill.pipelines.export import write_view
 from tracemill.pipelines.lineage import card_of, identity_of, made_from, resolved_toml
 from tracemill.pipelines.outcomes import Record
 from tracemill.pipelines.plan import Plan, resolve
@@ -184,6 +185,9 @@ def _commit(
     hashes = [source_hash(source, resolve=_resolver(store)) for source in plan.recipe.source]
     with store.draft(plan.recipe.name) as draft:
         assemble(draft, plan, staged, decisions, lost, shop.journal)
+        for name, view in plan.views.items():
+            (folder := draft.path / "views" / name).mkdir(parents=True)
+            write_view(view, draft.path, folder / "train-00000-of-00001.parquet")
         return draft.commit(
             recipe_toml=resolved_toml(plan.recipe),
             identity=identity_of(plan, hashes),

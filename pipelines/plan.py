@@ -13,10 +13,12 @@ import polars as pl
 
 from tracemill.pipelines import catalog
 from tracemill.pipelines.catalog import Plugin
+from tracemill.pipelines.export import find_view
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import EngineTable, Recipe, Step
 from tracemill.schemas.request import Capability
 from tracemill.schemas.rows import Problem
+from tracemill.schemas.views import View
 from tracemill.synth.backends.scripted import Reply
 from tracemill.synth.roles import Role, open_role
 from tracemill.synth.verify import Verifier
@@ -33,6 +35,8 @@ class Plan:
     selectors: tuple[Plugin, ...]
     keeps: tuple[tuple[tuple[str, pl.Expr], ...], ...]
     """Problem filters by source."""
+    views: Mapping[str, View]
+    """Ready-made exports by format."""
     roles: Mapping[str, Role]
     verifier: Verifier
 
@@ -93,6 +97,11 @@ def resolve(recipe: Recipe, *, given: bool = False, runtime: Path, reply: Reply 
         keeps=tuple(
             tuple((step.use, catalog.find("filters", step).call()) for step in source.keep) for source in recipe.source
         ),
+        views={
+            name: find_view(name, {} if options is True else options)
+            for name, options in recipe.views.items()
+            if options is not False
+        },
         roles=roles,
         verifier=_verifier(recipe),
     )

@@ -23,6 +23,9 @@ EMBEDDED = Path(__file__).resolve().parent.parent / "data" / "models"
 NEUTRAL = Sampling(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, stop=())
 """How to draw where neither the recipe nor a generation config says."""
 
+THINK = ("<think>", "</think>")
+"""The delimiters of thoughts unless a recipe names others; a model that writes none is not affected."""
+
 TOKENIZER_FILES = ["*.json", "*.jinja"]
 
 
@@ -41,7 +44,7 @@ class Role:
     """Whose tokens are counted."""
     system: str | None = None
     template_kwargs: Mapping[str, Any] | None = None
-    think: tuple[str, str] = ("<think>", "</think>")
+    think: tuple[str, str] = THINK
     run_seed: int = 0
     seeds: str = "request"
 
@@ -136,7 +139,7 @@ def open_role(name: str, model: ModelTable, engine: EngineTable, *, runtime: Pat
         tokenizer=renderer.name if renderer else "usage" if engine.kind == "openai" else "words",
         system=model.system,
         template_kwargs=model.chat_template_kwargs,
-        think=model.think or ("<think>", "</think>"),
+        think=model.think or THINK,
         run_seed=model.seed,
         seeds=model.seeds,
     )
@@ -252,10 +255,12 @@ def _backend(
             served_model=model.name,
             send=engine.send,
             api_key=key,
+            api_key_env=engine.api_key_env,
             at_once=engine.at_once,
             min_endpoints=engine.min_endpoints,
             timeout=engine.timeout,
             stall=engine.stall,
+            think=model.think or THINK,
         )
     if folder is None:
         raise RecipeError(f"models.{role}.name: no files of {model.name!r} were found")
