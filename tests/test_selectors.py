@@ -219,3 +219,8 @@ def test_a_problem_nobody_tried_has_no_rate() -> None:
 def test_pass_rate_refuses_bands_that_cannot_work(low: float, high: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         pass_rate_module.check(at_least=low, at_most=high)
+
+
+@pytest.mark.parametrize(("prefer", "first"), [("shortest", "p/1"), ("longest", "p/2")])
+def test_a_trace_of_unknown_length_comes_last(prefer: Any, first: str) -> None:
+    assert chosen(keep(table({"n_tokens": None}, {"n_tokens": 1}, {"n_tokens": 2}), prefer=prefer).rows) == [first]
