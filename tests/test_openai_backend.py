@@ -3,11 +3,17 @@
 import asyncio
 import contextlib
 import email.utils
+import importlib.util
+import os
 import random
 import resource
+import signal
+import socket
+import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,8 +63,8 @@ async def keep_asking(backend: OpenAI) -> None:
         await asyncio.gather(*(backend.complete(ask(index=i)) for i in range(4)))
 
 
-async def until(true: Any) -> None:
-    async with asyncio.timeout(10):
+async def until(true: Any, seconds: float = 10) -> None:
+    async with asyncio.timeout(seconds):
         while not true():  # noqa: ASYNC110 - what is waited for happens in other objects
             await asyncio.sleep(0.01)
 
@@ -378,6 +384,13 @@ async def test_the_run_is_lost_when_too_few_endpoints_are_left_for_too_long() ->
             await keep_asking(backend)
 
 
+async def test_an_endpoint_that_only_ever_pushes_back_is_lost_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tracemill.synth.backends.openai_pool.ONLY_PUSHBACK", 0.5)
+    async with Loopback(faults=Faults(always="503")) as server, talking_to(server, patience=0.2) as backend:
+        with pytest.raises(EngineLost, match="0 of 1 endpoints usable.*503"):
+            await keep_asking(backend)
+
+
 async def test_an_endpoint_that_comes_back_in_time_costs_nothing() -> None:
     async with Loopback() as server, talking_to(server, patience=30) as backend:
         await server.stop()
@@ -594,3 +607,189 @@ async def test_a_thousand_in_flight_are_fine() -> None:
     async with Loopback(latency=1.0, remember=False) as server, talking_to(server, at_once=1000) as backend:
         assert len(await all_of(backend, 1000)) == 1000
         assert server.most_in_flight > 800
+
+
+# A real server
+
+TINY = Path(__file__).parent.parent / "data" / "models" / "tiny-reasoner"
+QUESTION = "Is 4 even?\n## Answer\n"
+QUESTION_IDS = (1, 555, 225, 24, 296, 320, 82, 35, 203, 266, 298, 203)
+vllm = [pytest.mark.vllm, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
+    """URL and process group of a vLLM server on the tiny model."""
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vllm is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    cpu = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(TINY)]
+    command += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--api-key", "canary-key"]
+    command += ["--enforce-eager", "--dtype", "float32", "--no-enable-chunked-prefill"]
+    command += ["--max-model-len", "1024", "--max-num-batched-tokens", "2048"]
+    log = tmp_path_factory.mktemp("vllm") / "server.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            command, stdout=output, stderr=output, env=os.environ | quiet | cpu, start_new_session=True
+        )
+    try:
+        until = time.monotonic() + 240
+        while not serves(port):
+            assert server.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < until, log.read_text()[-3000:]
+            time.sleep(1)
+        yield f"http://127.0.0.1:{port}/v1", server.pid
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def serves(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+@contextlib.asynccontextmanager
+async def talking_to_vllm(server: tuple[str, int], **options: Any) -> AsyncIterator[OpenAI]:
+    backend = OpenAI([server[0]], **{"served_model": "tiny", "api_key": "canary-key"} | options)
+    await backend.start()
+    try:
+        yield backend
+    finally:
+        await backend.close()
+
+
+GREEDY = {"temperature": 0.0, "max_tokens": 24}
+
+
+class TestVllm:
+    pytestmark = vllm
+
+    async def test_text_and_tokens_say_the_same_and_chat_answers_with_its_token_ids(
+        self, vllm_server: tuple[str, int]
+    ) -> None:
+        said = []
+        for send, prompt in [("text", QUESTION), ("tokens", QUESTION_IDS), ("chat", CHAT)]:
+            async with talking_to_vllm(vllm_server, send=send) as backend:
+                said.append(await backend.complete(ask(prompt, sampling=GREEDY)))
+                assert backend.facts()["server_versions"][0].startswith("vllm ")
+        text, tokens, chat = said
+        assert text == tokens
+        assert text.prompt_tokens == len(QUESTION_IDS)
+        assert all(c.token_ids is not None and len(c.token_ids) == c.n_tokens > 0 for c in said)
+        assert chat.token_ids == text.token_ids, "the template adds what the text spells out"
+
+    @pytest.mark.parametrize(("send", "prompt"), [("text", QUESTION), ("tokens", QUESTION_IDS), ("chat", CHAT)])
+    async def test_a_seeded_sample_is_the_same_at_any_concurrency(
+        self, vllm_server: tuple[str, int], send: str, prompt: Any
+    ) -> None:
+        runs = []
+        for at_once in (1, 4, 16):
+            async with talking_to_vllm(vllm_server, send=send, at_once=at_once) as backend:
+                runs.append(await all_of(backend, 16, prompt=prompt, sampling={"max_tokens": 24}))
+        assert runs[0] == runs[1] == runs[2]
+        assert len({completion.text for completion in runs[0]}) > 4, "different draws have different seeds"
+
+    async def test_scoring_a_completion_gives_the_logprobs_it_was_sampled_with(
+        self, vllm_server: tuple[str, int]
+    ) -> None:
+        wanted = {"max_tokens": 16, "logprobs": 3}
+        async with talking_to_vllm(vllm_server, send="tokens") as backend:
+            drawn = await backend.complete(ask(QUESTION_IDS, sampling=wanted))
+            assert drawn.token_ids is not None
+            given = ask(QUESTION_IDS, prefix=tuple(drawn.token_ids), kind="score", sampling={"logprobs": 3})
+            scored = await backend.score(given)
+        assert drawn.scores is not None
+        assert drawn.scores.top is not None
+        assert scored.top is not None
+        assert drawn.token_ids == drawn.scores.token_ids == scored.token_ids
+        assert list(scored.logprobs) == pytest.approx(list(drawn.scores.logprobs), abs=1e-3)
+        assert [[t for t, _ in at] for at in scored.top] == [[t for t, _ in at] for at in drawn.scores.top]
+
+    async def test_scoring_text_scores_the_tokens_after_the_prompt(self, vllm_server: tuple[str, int]) -> None:
+        async with talking_to_vllm(vllm_server, send="text") as backend:
+            drawn = await backend.complete(ask(QUESTION, sampling=GREEDY | {"logprobs": 0}))
+            scored = await backend.score(ask(QUESTION, prefix=drawn.text, kind="score"))
+        assert drawn.scores is not None
+        shared = min(len(scored.token_ids), len(drawn.scores.token_ids)) - 1
+        assert shared > 3
+        assert list(scored.logprobs[:shared]) == pytest.approx(list(drawn.scores.logprobs[:shared]), abs=1e-3)
+
+    async def test_chat_names_the_true_best_alternatives_although_the_server_counts_the_sampled_one(
+        self, vllm_server: tuple[str, int]
+    ) -> None:
+        async with talking_to_vllm(vllm_server, send="chat") as backend:
+            two = await backend.complete(ask(CHAT, sampling={"max_tokens": 24, "logprobs": 2}, seeds="none"))
+            assert two.scores is not None
+            assert two.scores.top is not None
+            for token, logprob, top in zip(two.scores.token_ids, two.scores.logprobs, two.scores.top, strict=True):
+                assert len(top) == 2
+                assert top[0][1] >= top[1][1]
+                assert token in dict(top) or logprob <= top[1][1] + 1e-6
+
+    async def test_a_forced_prefix_is_continued_and_not_repeated(self, vllm_server: tuple[str, int]) -> None:
+        async with talking_to_vllm(vllm_server, send="tokens") as backend:
+            whole = await backend.complete(ask(QUESTION_IDS, sampling=GREEDY))
+            assert whole.token_ids is not None
+            prefix = tuple(whole.token_ids[:5])
+            rest = await backend.complete(ask(QUESTION_IDS, prefix=prefix, sampling=GREEDY | {"max_tokens": 19}))
+        assert rest.token_ids == whole.token_ids[5:]
+        async with talking_to_vllm(vllm_server, send="chat") as backend:
+            assert not (await backend.complete(ask(CHAT, prefix="Step", sampling=GREEDY))).text.startswith("Step")
+
+    async def test_stop_strings_end_the_text_with_or_without_them(self, vllm_server: tuple[str, int]) -> None:
+        async with talking_to_vllm(vllm_server, send="text") as backend:
+            whole = (await backend.complete(ask(QUESTION, sampling=GREEDY))).text
+            stop = whole[6:9]
+            cut = [
+                await backend.complete(ask(QUESTION, sampling=GREEDY | {"stop": (stop,), "include_stop": included}))
+                for included in (False, True)
+            ]
+        assert [c.text for c in cut] == [whole[: whole.index(stop)], whole[: whole.index(stop) + 3]]
+        assert {c.finish_reason for c in cut} == {"stop"}
+
+    async def test_what_the_server_turns_down_says_why(self, vllm_server: tuple[str, int]) -> None:
+        async with talking_to_vllm(vllm_server, send="text") as backend:
+            with pytest.raises(RequestRefused, match=r"\(400\).*max_model_len=1024"):
+                await backend.complete(ask(QUESTION, sampling={"max_tokens": 4000}))
+        for options, why in [
+            ({"served_model": "tinny"}, "did you mean 'tiny'"),
+            ({"api_key": "wrong", "api_key_env": "MY_KEY"}, "401: Unauthorized; it does not take the key in MY_KEY"),
+        ]:
+            with pytest.raises(RecipeError, match=why):
+                async with talking_to_vllm(vllm_server, **options):
+                    pass
+
+    async def test_an_engine_stopped_in_the_middle_is_found_by_its_counter_and_welcomed_back(
+        self, vllm_server: tuple[str, int]
+    ) -> None:
+        async with talking_to_vllm(vllm_server, send="text", stall=3.0, patience=60.0) as backend:
+            work = asyncio.create_task(all_of(backend, 200, sampling={"max_tokens": 200}))
+            await asyncio.sleep(0.5)
+            engine = engine_core(vllm_server[1])
+            os.kill(engine, signal.SIGSTOP)
+            try:
+                await until(lambda: backend.progress(), 20)
+                assert "hung: not a token for 3 s" in backend.progress()[0]
+            finally:
+                os.kill(engine, signal.SIGCONT)
+            assert len(await work) == 200
+            assert backend.progress() == []
+
+
+def engine_core(group: int) -> int:
+    """The process of a server that holds the model."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            name, rest = stat.read_text().split("(", 1)[1].rsplit(")", 1)
+            if int(rest.split()[2]) == group and name.startswith("VLLM::Engine"):
+                return int(stat.parent.name)
+    raise AssertionError("no engine process in the server's group")

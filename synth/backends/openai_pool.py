@@ -232,7 +232,8 @@ class Pool:
         if endpoint.condemned and tries == 1 and not endpoint.has_gauges:
             endpoint.patience *= 2
         endpoint.condemned = False
-        endpoint.failures = 0
+        endpoint.failures = endpoint.pushbacks = 0
+        endpoint.pushed_since = None
         endpoint.heard = _now()
         if self._alarm is not None and self._usable() >= self._min_endpoints:
             self._alarm.cancel()

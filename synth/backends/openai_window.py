@@ -8,7 +8,7 @@ timeout) halves it, once for all requests that were already on their way.
 from dataclasses import dataclass
 
 START = 64
-"""Half of what the smallest servers batch by default; growth is quick from here."""
+"""Gentle on a small server; growth is quick from here."""
 MOST = 4096
 """No engine batches more; beyond it requests would only wait there instead of here."""
 STEP = 8
