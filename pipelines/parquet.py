@@ -210,8 +210,10 @@ def _fit(batch: Batch, schema: pa.Schema, table: str) -> list[pa.RecordBatch]:
         if isinstance(batch, pa.RecordBatch):
             batch = pa.Table.from_batches([batch])
         if not isinstance(batch, pa.Table):
+            names = frozenset(schema.names)
             for row in batch:
-                _no_strays(row, schema, table)
+                if not row.keys() <= names:
+                    _no_strays(row, schema, table)
             batch = pa.Table.from_pylist(list(batch), schema=schema)
         _no_strays(batch.schema.names, schema, table)
         return batch.select(schema.names).cast(schema).to_batches(max_chunksize=CHUNK_ROWS)
