@@ -43,7 +43,7 @@ check: $(STAMP)  ## format, lint, types
 	$(BIN)/mypy
 
 bench: $(STAMP)  ## the numbers of docs/benchmarks.md
-	@set -e; for bench in tests/bench/bench_*.py; do echo "== $$bench"; $(BIN)/python "$$bench"; done
+	@set -e; for bench in tests/bench/*.py; do echo "== $$bench"; $(BIN)/python "$$bench"; done
 
 clean:  ## remove the environment and caches; the store stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
