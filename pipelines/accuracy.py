@@ -88,15 +88,16 @@ def normalised(answer: str | None) -> str | None:
     return " ".join((answer or "").split()).casefold() or None
 
 
-def estimate(values: Mapping[Fraction, int], draws: int) -> Estimate:
+def estimate(values: Mapping[Fraction, int], draws: int) -> Estimate | None:
     """The mean of values between 0 and 1, given as how many problems have which, with the problem as the unit.
 
     The interval is Wilson's, at the number of yes-or-no problems that would scatter as much: the problems themselves where
-    every value is 0 or 1, more where the values lie closer together, never more than the draws they come from.
+    every value is 0 or 1, more where the values lie closer together, never more than the draws they come from. None where
+    there is no problem to tell from.
     """
     problems = sum(values.values())
     if problems == 0:
-        return Estimate(math.nan, math.nan, math.nan, 0)
+        return None
     mean = sum((value * count for value, count in values.items()), Fraction(0)) / problems
     spread = sum(((value - mean) ** 2 * count for value, count in values.items()), Fraction(0)) / problems
     size = Fraction(problems)
@@ -132,14 +133,14 @@ class _Tally:
         counted = {"problems": self.problems, "draws": self.drawn, "correct": self.correct, "undecided": self.undecided}
         return {**counted, "accuracy": self._at(1), **pass_, f"maj@{most}": self._majority(most)}
 
-    def _at(self, k: int) -> Estimate:
+    def _at(self, k: int) -> Estimate | None:
         values: Counter[Fraction] = Counter()
         for (correct, total), count in self.outcomes.items():
             if total >= k:
                 values[pass_at(k, correct=correct, total=total)] += count
         return estimate(values, sum(t * count for (_, t), count in self.outcomes.items() if t >= k))
 
-    def _majority(self, most: int) -> Estimate:
+    def _majority(self, most: int) -> Estimate | None:
         values: Counter[Fraction] = Counter()
         for (drawn, vote), count in self.votes.items():
             if drawn == most:
@@ -148,7 +149,7 @@ class _Tally:
 
 
 def accuracy_table(traces: pl.LazyFrame) -> list[dict[str, Any]]:
-    """The lines of `tabulate` for a table of traces, estimates as text; none where nothing was decided."""
+    """The lines of `tabulate` for a table of traces; none where nothing was decided."""
     drawn = (
         traces.select("problem_id", "difficulty", "answer", "correct")
         .group_by("problem_id")
@@ -157,16 +158,15 @@ def accuracy_table(traces: pl.LazyFrame) -> list[dict[str, Any]]:
         .collect(engine="streaming")
     )
     table = tabulate(Draws(level, list(zip(*votes, strict=True))) for level, *votes in drawn.iter_rows())
-    if not table or table[-1]["undecided"] == table[-1]["draws"]:
-        return []
-    return [{k: str(v) if isinstance(v, Estimate) else v for k, v in line.items()} for line in table]
+    return table if table and table[-1]["undecided"] < table[-1]["draws"] else []
 
 
 def tabulate(problems: Iterable[Draws]) -> list[dict[str, Any]]:
     """One line a difficulty, in order of number where they are numbers, and one in total (difficulty `all`), last.
 
     Keys: difficulty, problems, draws, correct, undecided, accuracy, pass@1, pass@2, pass@4, ... up to the most draws that
-    a problem has, and maj@ that number. Estimates say over how many problems they are: those with enough draws. Problems
+    a problem has, and maj@ that number. Estimates say over how many problems they are: those with enough draws; None where
+    no problem has enough. Problems
     without a draw are not counted; `accuracy` weighs problems alike, however many draws each has.
     """
     tallies: dict[str | None, _Tally] = {}

@@ -1,6 +1,5 @@
 """pass@k and maj@k agree with trying every set of draws, and their intervals with what is known of them."""
 
-import math
 from collections import Counter
 from fractions import Fraction
 from itertools import combinations
@@ -11,13 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracemill.pipelines.accuracy import Draws, accuracy_table, estimate, majority_at, pass_at, tabulate
+from tracemill.pipelines.accuracy import Draws, Estimate, accuracy_table, estimate, majority_at, pass_at, tabulate
 
 drawn = st.lists(
     st.sampled_from([("a", True), ("A ", True), ("b", False), ("c", False), ("d", None), (None, None), ("e", True)]),
     min_size=1,
     max_size=7,
 )
+
+
+def estimated(values: dict[Fraction, int], draws: int) -> Estimate:
+    found = estimate(values, draws)
+    assert found is not None
+    return found
 
 
 def elected(votes: list[tuple[str | None, bool | None]], right: set[str]) -> Fraction:
@@ -78,21 +83,21 @@ def test_what_cannot_be_estimated_is_refused(k: int, correct: int, total: int) -
     ("right", "wrong", "low", "high"), [(7, 3, 0.3968, 0.8922), (0, 10, 0.0, 0.2775), (10, 0, 0.7225, 1.0)]
 )
 def test_yes_or_no_problems_have_wilsons_interval(right: int, wrong: int, low: float, high: float) -> None:
-    found = estimate({Fraction(1): right, Fraction(0): wrong}, draws=80)
+    found = estimated({Fraction(1): right, Fraction(0): wrong}, draws=80)
     assert (found.mean, found.problems) == (right / 10, 10)
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
 
 
 @given(values=st.dictionaries(st.fractions(0, 1, max_denominator=8), st.integers(1, 9), min_size=1))
 def test_an_interval_holds_its_mean_and_has_width(values: dict[Fraction, int]) -> None:
-    found = estimate(values, draws=8 * sum(values.values()))
+    found = estimated(values, draws=8 * sum(values.values()))
     assert 0 <= found.low <= found.mean <= found.high <= 1
     assert found.low < found.high
 
 
 def test_draws_of_one_problem_are_no_independent_evidence() -> None:
-    clustered = estimate({Fraction(1): 5, Fraction(0): 5}, draws=10_000)
-    spread_out = estimate({Fraction(1, 2): 10}, draws=10_000)
+    clustered = estimated({Fraction(1): 5, Fraction(0): 5}, draws=10_000)
+    spread_out = estimated({Fraction(1, 2): 10}, draws=10_000)
     assert clustered.high - clustered.low > 10 * (spread_out.high - spread_out.low)
 
 
@@ -136,9 +141,13 @@ def test_a_problem_with_fewer_draws_is_left_out_where_it_cannot_tell() -> None:
     assert total["accuracy"].mean == 0.5
 
 
+def test_a_difficulty_without_enough_draws_makes_no_claim() -> None:
+    table = tabulate([Draws("1", [("7", True)]), Draws("2", [("7", True)] * 2)])
+    assert (table[0]["difficulty"], table[0]["pass@2"], table[0]["maj@2"]) == ("1", None, None)
+
+
 def test_an_estimate_reads_as_a_person_writes_it() -> None:
     assert str(estimate({Fraction(1): 7, Fraction(0): 3}, draws=10)) == "0.700 [0.397, 0.892]"
-    assert math.isnan(estimate({}, draws=0).mean)
 
 
 def test_nothing_drawn_makes_no_table() -> None:
@@ -150,17 +159,13 @@ def traces(*rows: tuple[str, str | None, str | None, bool | None]) -> pl.LazyFra
     return pl.LazyFrame(rows, schema=schema, orient="row")
 
 
-def test_a_table_of_traces_becomes_lines_of_text() -> None:
+def test_traces_are_tabulated_by_their_problems() -> None:
     table = accuracy_table(
         traces(("p", "1", "7", True), ("q", "1", "6", False), ("p", "1", "6", False), ("q", "1", None, None))
     )
     assert [line["difficulty"] for line in table] == ["1", "all"]
-    assert (table[0]["draws"], table[0]["undecided"], table[0]["pass@2"][:5], table[0]["maj@2"][:5]) == (
-        4,
-        1,
-        "0.500",
-        "0.250",
-    )
+    assert (table[0]["draws"], table[0]["undecided"]) == (4, 1)
+    assert (table[0]["pass@2"].mean, table[0]["maj@2"].mean) == (0.5, 0.25)
 
 
 def test_where_nothing_was_decided_nothing_is_claimed() -> None:
