@@ -233,3 +233,7 @@ def _fail(message: str, code: int, *, as_json: bool) -> NoReturn:
     if as_json:
         print(json.dumps({"error": message, "exit_code": code}))
     raise typer.Exit(code)
+
+
+if __name__ == "__main__":
+    main()

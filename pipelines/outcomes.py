@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, Literal
 
 import msgspec
@@ -175,9 +174,14 @@ def _refused(plan: Plan, problem: Problem, trace: Trace | None, why: Rejection) 
 
 def _sample(drawn: Drawn, verdicts: Mapping[str, Verdict]) -> dict[str, Any]:
     verdict = verdicts.get(drawn.key)
-    row = asdict(drawn)
-    del row["truncated"], row["n_tokens"]
-    return {**row, "verdict": verdict_text(verdict) if verdict else None}
+    return {
+        "key": drawn.key,
+        "role": drawn.role,
+        "adapter": drawn.adapter,
+        "scale": drawn.scale,
+        "seed": drawn.seed,
+        "verdict": verdict_text(verdict) if verdict else None,
+    }
 
 
 def _counts(drawn: Sequence[Drawn], verdicts: Mapping[str, Verdict]) -> list[RoleCounts]:
