@@ -1,0 +1,203 @@
+"""The vllm backend on the real engine with the embedded tiny model: one engine for nearly all, because one takes a minute."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tracemill.schemas.errors import RecipeError, RequestRefused
+from tracemill.schemas.recipe import ModelTable
+from tracemill.schemas.request import Completion, Model, Request, Sampling
+from tracemill.synth.backends import engine_guard
+from tracemill.synth.backends.vllm import Vllm
+
+pytest.importorskip("vllm", reason="needs vLLM: make demo installs its CPU build")
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600), pytest.mark.asyncio(loop_scope="module")]
+
+TINY = Path(__file__).parents[1] / "data/models/tiny-reasoner"
+TABLE = ModelTable(name="tiny-reasoner", max_tokens=100, dtype="float32")
+MODEL = Model(name="tiny-reasoner", revision="0", dtype="float32")
+QUESTION = "Tom has 5 apples and buys 3 more. Tom finds 4 more. How many apples does Tom have?"
+PROMPT = f"## Question\n{QUESTION}\n## Task\nExplain.\n## Answer\n"
+
+
+def request(index: int = 0, prompt: Any = PROMPT, **fields: Any) -> Request:
+    sampling = {"temperature": 1.0, "max_tokens": 100, **fields.pop("sampling", {})}
+    return Request(
+        model=MODEL, prompt=prompt, sampling=Sampling(**sampling), problem_id="apples", index=index, **fields
+    )
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Vllm]:
+    backend = Vllm(TINY, model=TABLE, runtime=tmp_path_factory.mktemp("engines"), stall=30)
+    await backend.start()
+    yield backend
+    record = record_of(backend)
+    await backend.close()
+    assert engine_guard.session(record["pid"], record["started"]) == []
+    assert not any((engine_guard.SHARED / name).exists() for name in record["shared"])
+
+
+def record_of(backend: Vllm) -> dict[str, Any]:
+    return json.loads(next(backend._runtime.glob("*.json")).read_text())
+
+
+async def draw(engine: Vllm, indices: Any) -> list[Completion]:
+    return list(await asyncio.gather(*(engine.complete(request(index)) for index in indices)))
+
+
+async def test_a_seeded_request_has_one_answer_alone_in_a_batch_and_in_any_order(engine: Vllm) -> None:
+    batch = await draw(engine, range(48))
+    assert (await draw(engine, reversed(range(48))))[::-1] == batch
+    assert await draw(engine, [7]) == [batch[7]]
+    assert len({completion.text for completion in batch}) > 24, "draws of different index differ"
+
+
+async def test_a_forced_prefix_is_not_part_of_the_completion(engine: Vllm) -> None:
+    whole = await engine.complete(request(sampling={"temperature": 0.0}))
+    assert whole.token_ids is not None
+    rest = await engine.complete(request(sampling={"temperature": 0.0}, prefix=tuple(whole.token_ids[:9])))
+    assert rest.token_ids == whole.token_ids[9:]
+    assert whole.text.endswith(rest.text)
+    assert rest.prompt_tokens == whole.prompt_tokens + 9
+    spoken = await engine.complete(request(sampling={"temperature": 0.0}, prefix="5 + 3 = 8. 8 + 4 = "))
+    assert spoken.text.startswith("12")
+
+
+async def test_a_prompt_of_tokens_is_the_prompt_of_their_text(engine: Vllm) -> None:
+    from tokenizers import Tokenizer
+
+    ids = tuple(Tokenizer.from_file(str(TINY / "tokenizer.json")).encode(PROMPT).ids)
+    greedy = {"temperature": 0.0}
+    text, tokens = [await engine.complete(request(prompt=p, sampling=greedy)) for p in (PROMPT, ids)]
+    assert text == tokens
+
+
+async def test_scores_of_a_completion_are_its_log_probs(engine: Vllm) -> None:
+    said = await engine.complete(request(sampling={"logprobs": 3, "temperature": 0.7, "max_tokens": 20}))
+    assert said.scores is not None
+    assert said.token_ids is not None
+    scored = await engine.score(request(prefix=tuple(said.token_ids), kind="score", sampling={"logprobs": 3}))
+    assert scored.token_ids == said.token_ids == said.scores.token_ids
+    assert list(scored.logprobs) == pytest.approx(list(said.scores.logprobs), abs=1e-4)
+    assert scored.top is not None
+    for place, (logprob, top) in enumerate(zip(scored.logprobs, scored.top, strict=True)):
+        assert len(top) == 3
+        assert top == tuple(sorted(top, key=lambda pair: -pair[1])), place
+        assert logprob <= top[0][1]
+    bare = await engine.score(request(prefix="12", kind="score"))
+    assert bare.top is None
+    assert len(bare.logprobs) == 2, "digits are tokens of their own"
+
+
+async def test_a_stop_string_ends_the_text_with_or_without_it(engine: Vllm) -> None:
+    without = await engine.complete(request(sampling={"stop": ("8 + 4",), "temperature": 0.0}))
+    within = await engine.complete(request(sampling={"stop": ("8 + 4",), "include_stop": True, "temperature": 0.0}))
+    assert within.text == without.text + "8 + 4"
+    assert (without.finish_reason, without.token_ids) == ("stop", within.token_ids)
+    cut = await engine.complete(request(sampling={"max_tokens": 3}))
+    assert (cut.finish_reason, cut.n_tokens, cut.truncated) == ("length", 3, True)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"prompt": "1 " * 2000},
+        {"prompt": (5000,)},
+        {"sampling": {"logprobs": 21}},
+        {"sampling": {"temperature": 3.0}},
+        {"prompt": (), "prefix": "12", "kind": "score"},
+    ],
+    ids=["too long", "no such token", "too many logprobs", "too hot", "nothing to score after"],
+)
+async def test_what_can_never_be_answered_is_refused_and_the_engine_lives(wrong: Any, engine: Vllm) -> None:
+    ask = request(**wrong)
+    with pytest.raises(RequestRefused):
+        await (engine.score(ask) if ask.kind == "score" else engine.complete(ask))
+    assert (await draw(engine, [0]))[0].text
+    assert engine.facts()["rebuilds"] == 0
+
+
+async def test_facts_name_what_decides_answers(engine: Vllm) -> None:
+    facts = engine.facts()
+    assert facts["dtype"] == "float32"
+    assert facts["max_model_len"] == 1024
+    assert {"version", "package", "platform", "device", "batch_invariant", "args"} <= facts.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fate", [signal.SIGKILL, signal.SIGSTOP])
+async def test_an_engine_killed_or_stopped_in_the_middle_changes_no_answer(fate: signal.Signals, engine: Vllm) -> None:
+    undisturbed = await draw(engine, range(64))
+    rebuilds, answered = engine.facts()["rebuilds"], engine._answered
+    again = asyncio.ensure_future(draw(engine, range(64)))
+    while engine._answered < answered + 5:  # noqa: ASYNC110 - any moment in the middle will do
+        await asyncio.sleep(0.005)
+    os.kill(core_of(record_of(engine)), fate)
+    assert await again == undisturbed
+    assert engine.facts()["rebuilds"] == rebuilds + 1
+
+
+def core_of(record: dict[str, Any]) -> int:
+    for pid in engine_guard.session(record["pid"], record["started"]):
+        with contextlib.suppress(OSError):
+            if b"EngineCore" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return pid
+    raise AssertionError("no EngineCore runs")
+
+
+@pytest.mark.slow
+async def test_arguments_that_vllm_does_not_know_or_cannot_use_are_explained(tmp_path: Path) -> None:
+    for args, said in (({"max_num_seq": 8}, "did you mean 'max_num_seqs'"), ({"block_size": 7}, "did not start")):
+        backend = Vllm(TINY, model=TABLE, runtime=tmp_path, engine_args=args)
+        with pytest.raises(RecipeError, match=said):
+            await backend.start()
+        await backend.close()
+        assert not list(tmp_path.glob("*.json"))  # noqa: ASYNC240 - a moment
+
+
+BUILD = """
+    import asyncio
+    from pathlib import Path
+    from tracemill.schemas.recipe import ModelTable
+    from tracemill.synth.backends.vllm import Vllm
+
+    async def build():
+        backend = Vllm(Path({tiny!r}), model=ModelTable(name="t", max_tokens=9), runtime=Path({runtime!r}))
+        await backend.start()
+        print("started", flush=True)
+        await asyncio.sleep(1000)
+
+    asyncio.run(build())
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_build_leaves_no_engine_and_no_shared_memory(tmp_path: Path) -> None:
+    code = textwrap.dedent(BUILD.format(tiny=str(TINY), runtime=str(tmp_path)))
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        record = json.loads(next(tmp_path.glob("*.json")).read_text())
+        assert core_of(record)
+        assert record["shared"]
+        process.kill()
+    deadline = time.monotonic() + 20
+    while engine_guard.session(record["pid"], record["started"]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert engine_guard.session(record["pid"], record["started"]) == []
+    time.sleep(1)
+    assert not any((engine_guard.SHARED / name).exists() for name in record["shared"])
+    assert not list(tmp_path.glob("*.json"))
