@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from tracemill.synth.verify.latex import MAX_CHARS, clean
 
 _LETTER = re.compile(
-    r"(?:(?:option|choice|answer)\s*(?:is\s*)?:?\s*)?[(\[]?\s*([A-Za-z])\s*(?:[)\].:]\s*(.*)|)", re.DOTALL | re.IGNORECASE
+    r"(?:(?:option|choice|answer)\s*(?:is\s*)?:?\s*)?[(\[]?\s*([A-Za-z])\s*(?:[)\].:]\s*(.*)|)",
+    re.DOTALL | re.IGNORECASE,
 )
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 

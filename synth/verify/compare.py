@@ -38,8 +38,8 @@ def decide(answer: str, gold: str, symbolic: Symbolic | None = None) -> Decision
     if not answer or not gold:
         return Decision(None, reason="no_answer" if not answer else "no_gold")
     comparison = _Comparison(symbolic)
-    equal = comparison.leaves(answer, gold)
-    if equal is None and not comparison.reasons:
+    equal = comparison.numbers(parse_quantity(answer), parse_quantity(gold))
+    if equal is None:
         equal = comparison.shapes(read_shape(answer), read_shape(gold))
     if equal is not None:
         return Decision(equal, comparison.how)
@@ -65,8 +65,17 @@ _WORDS = re.compile(r"[A-Za-z][A-Za-z' .,-]*[A-Za-z]")
 _LETTER = re.compile(r"\(?([A-Za-z])\)?")
 _BASED = re.compile(r"([0-9A-Fa-f]+)\s*_\s*(?:\{\s*(\d{1,2})\s*\}|(\d{1,2}))|([0-9A-Fa-f]+)_\{?\\text\{(\w+)\}\}?")
 _INFINITY = re.compile(r"([+-]?)\s*\\infty")
-_SET_LIKE = re.compile(r"\\(?:mathbb|emptyset|varnothing|cup|cap|setminus|begin|in|pm|ne|\{)|[=<>|]|\\[lg]e")
-_SAME_WORDS = ({"yes", "true"}, {"no", "false"}, {"undefined", "dne", "does not exist"}, {"none", "no solution"})
+_STANDS_FOR_SEVERAL = re.compile(
+    r"\\(?:mathbb|emptyset|cup|cap|setminus|begin|in|pm|mp|ne|text|vec|hat|\{|[lg]e)(?![a-z])|[=<>|]|(?<![A-Za-z\\])[ijk]\b"
+)
+_SAME_WORDS = (
+    {"yes", "true"},
+    {"no", "false"},
+    {"undefined", "dne", "does not exist"},
+    {"none", "no solution", "no solutions", "no real solution", "no real solutions", "empty set"},
+)
+_LETTERED = re.compile(r"(?:\(([A-E])\)|([A-E])\))\s+\S.*", re.DOTALL)
+_ARTICLE = re.compile(r"^(?:the|an|a) (?=\w{2})")
 _BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
 
 
@@ -76,15 +85,19 @@ class _Comparison:
     how: str = "exact"
     reasons: list[str] = field(default_factory=list)
 
+    def numbers(self, answer: Quantity | None, gold: Quantity | None) -> bool | None:
+        if answer is None or gold is None:
+            return None
+        self._used("numeric")
+        return same_quantity(answer, gold)
+
     def leaves(self, answer: str, gold: str) -> bool | None:
         """Two single values: the same text, two numbers, two words; the rest is algebra's."""
         one, other = parse_quantity(answer), parse_quantity(gold)
         if one is not None and other is not None:
-            self._used("numeric")
-            return same_quantity(one, other)
-        if one is None and other is None:
-            if squeeze(answer) == squeeze(gold):
-                return True
+            return self.numbers(one, other)
+        if one is None and other is None and squeeze(answer) == squeeze(gold):
+            return True
         based = self._based(answer, gold, one, other)
         if based is not None or self.reasons:
             return based
@@ -98,6 +111,8 @@ class _Comparison:
         (answer, unit), (gold, gold_unit) = strip_unit(answer), strip_unit(gold)
         if units_clash(unit, gold_unit):
             return False
+        if unit != gold_unit and r"\pi" in answer + gold:
+            answer, gold = _in_radians(answer, unit), _in_radians(gold, gold_unit)
         self.how = "math"
         return self.symbolic(answer, gold)
 
@@ -154,13 +169,12 @@ class _Comparison:
     def _one_against_several(self, answer: Shape, gold: Shape) -> bool | None:
         """One number is never several; a symbol such as an empty set may stand for anything."""
         leaf, other = (answer, gold) if answer.kind == "leaf" else (gold, answer)
-        if len(other.items) == 1:
-            return self.shapes(*((leaf, other.items[0]) if leaf is answer else (other.items[0], leaf)))
-        if parse_quantity(leaf.text) is not None and len(other.items) > 1:
-            return False
+        items = _distinct(other.items) if other.kind in ("list", "set") else other.items
+        if len(items) == 1:
+            return self.shapes(*((leaf, items[0]) if leaf is answer else (items[0], leaf)))
         if _word(leaf.text) is not None:
-            return False
-        if other.kind in ("list", "set") and not _SET_LIKE.search(leaf.text):
+            return False if _word(other.text) is None else self._words(answer.text, gold.text, None, None)
+        if parse_quantity(leaf.text) is not None or not _STANDS_FOR_SEVERAL.search(leaf.text):
             return False
         return self.algebra(answer.text, gold.text)
 
@@ -251,6 +265,10 @@ def _word(text: str) -> str | None:
     r"""The words that a text is, in lower case: `\text{East}`, `(C)`; None for anything with symbols in it."""
     bare = _TEXT.sub(lambda found: f" {found[1]} ", text)
     bare = " ".join(bare.split()).strip(".,:;!?\"'`* ")
+    if text == r"\emptyset":
+        return "empty set"
+    if found := _LETTERED.fullmatch(bare):
+        return (found[1] or found[2]).lower()
     if found := _LETTER.fullmatch(bare):
         return found[1].lower() if _TEXT.search(text) or "(" in text or found[1] in "ABCDE" else None
     if bare.startswith("(") and bare.endswith(")"):
@@ -258,7 +276,7 @@ def _word(text: str) -> str | None:
     found = _WORDS.fullmatch(bare)
     if found is None or (len(bare) < 3 and bare == bare.lower() and "\\text" not in text and bare != "no"):
         return None
-    return " ".join(bare.lower().replace(",", " ").split())
+    return _ARTICLE.sub("", " ".join(bare.lower().replace(",", " ").split()), count=1)
 
 
 def _infinities(answer: str, gold: str) -> bool | None:
@@ -268,6 +286,10 @@ def _infinities(answer: str, gold: str) -> bool | None:
         return (said[1] == "-") is (meant[1] == "-")
     number = parse_quantity(gold if said else answer) if said or meant else None
     return False if number is not None else None
+
+
+def _in_radians(text: str, unit: str | None) -> str:
+    return rf"({text})\cdot\frac{{\pi}}{{180}}" if unit == "degree" else text
 
 
 def _mentions(said: str, meant: str) -> bool:
@@ -298,5 +320,3 @@ def _distinct(items: Sequence[Shape]) -> list[Shape]:
         quantity = parse_quantity(item.text)
         kept.setdefault((item.name, quantity.value if quantity else squeeze(item.text)), item)
     return list(kept.values())
-
-

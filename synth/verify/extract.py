@@ -1,9 +1,9 @@
 r"""What counts as the final answer of a text, and the gold of a source's answer column.
 
-    boxed        the last balanced \boxed{...} or \fbox{...} after the last closing think tag
-    gsm8k        what follows the last `####`, or the last line that begins with `A:`
-    last_number  the last number
-    tag          the last <answer>...</answer>
+boxed        the last balanced \boxed{...} or \fbox{...} after the last closing think tag
+gsm8k        what follows the last `####`, or the last line that begins with `A:`
+last_number  the last number
+tag          the last <answer>...</answer>
 """
 
 import re
@@ -21,7 +21,7 @@ DEFAULT_THINK = ("<think>", "</think>")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(\{|[0-9A-Za-z](?![0-9A-Za-z]))")
 _MARKER = re.compile(r"####[ \t]*([^\n]*)|^[ \t]*A:[ \t]*([^\n]*)", re.MULTILINE)
 _NUMBER = re.compile(
-    r"(?<![\w.])(?:(?<![)\]}])[-−])?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][+-]?\d+)?(?:/\d+)?\s?\\?%?|"
+    r"(?<![\w.])(?:(?<![)\]}])[-\u2212])?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][+-]?\d+)?(?:/\d+)?\s?\\?%?|"
     r"(?<![\w.])-?\.\d+"
 )
 _TAG_OPEN, _TAG_CLOSE = "<answer>", "</answer>"

@@ -22,9 +22,7 @@ _GIVEN = 2
 """A grader is called with the answer and the gold; the rest of its arguments are options."""
 
 
-def identity(
-    use: str, extract: str, think: tuple[str, str] | None, options: Mapping[str, Any], caps: Caps
-) -> str:
+def identity(use: str, extract: str, think: tuple[str, str] | None, options: Mapping[str, Any], caps: Caps) -> str:
     """Kind of verifier and 16 hex digits over its settings, our code, the grader's file, the libraries and the caps.
 
     The number of workers and the wall-clock limit are not in it: they decide no verdict.
@@ -53,9 +51,7 @@ def check_grader(use: str, options: Mapping[str, Any]) -> None:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, ValueError) as error:
         raise RecipeError(f"[verify] use = {use!r}: {path} is not valid Python: {error}") from None
-    functions = {
-        node.name: node.args for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    }
+    functions = {node.name: node.args for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
     imported = {
         alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
     }
@@ -75,14 +71,18 @@ def _grader_file(use: str) -> Path:
     if place.endswith(".py"):
         path = Path(place)
         if not path.is_file():
-            raise RecipeError(f"[verify] use = {use!r}: no file {place}; a relative path is meant from the recipe's folder")
+            raise RecipeError(
+                f"[verify] use = {use!r}: no file {place}; a relative path is meant from the recipe's folder"
+            )
         return path
     try:
         spec = importlib.util.find_spec(place)
     except (ImportError, ValueError):
         spec = None
     if spec is None or spec.origin is None:
-        raise RecipeError(f"[verify] use = {use!r}: no module {place!r}; write './file.py:function' for a file of your own")
+        raise RecipeError(
+            f"[verify] use = {use!r}: no module {place!r}; write './file.py:function' for a file of your own"
+        )
     return Path(spec.origin)
 
 

@@ -3,6 +3,8 @@ r"""One spelling for what people and models write in many: `clean` turns `$\dfra
 Nothing here changes a value. What cannot be read is left as it is: the next stage decides what it is worth.
 """
 
+# ruff: noqa: RUF001 - ambiguous characters are what this file is about
+
 import re
 import unicodedata
 
@@ -14,7 +16,7 @@ _COMMANDS = {
     "mbox": r"\text", "textrm": r"\text", "textbf": r"\text", "textit": r"\text", "textnormal": r"\text",
     "mathrm": r"\text", "mathbf": r"\text", "rm": r"\text", "operatorname": r"\text",
     "left": "", "right": "", "big": "", "Big": "", "bigg": "", "Bigg": "", "bigl": "", "bigr": "", "Bigl": "", "Bigr": "",
-    "displaystyle": "", "textstyle": "", "limits": "", "quad": " ", "qquad": " ", "thinspace": " ",
+    "large": "", "Large": "", "huge": "", "small": "", "bf": "", "boldsymbol": "", "displaystyle": "", "textstyle": "", "limits": "", "quad": " ", "qquad": " ", "thinspace": " ",
     "leq": r"\le ", "leqslant": r"\le ", "geq": r"\ge ", "geqslant": r"\ge ", "lt": "<", "gt": ">", "neq": r"\ne ",
     "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "langle": "(", "rangle": ")",
     "infin": r"\infty ", "degree": r"^\circ ", "div": "/", "dots": r"\ldots ", "colon": ":", "mid": "|", "vert": "|",
@@ -26,16 +28,20 @@ _SYMBOLS = {
     "﹣": "-", "－": "-", "’": "'", "‘": "'", "ℝ": r"\mathbb{R}", "\u200b": "", "\u2060": "", "\ufeff": "",
 }  # fmt: skip
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
-_WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"))
+_WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"))
 
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 _SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+")
 _ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|(\d+(?:\.\d+)?|\w))")
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
+_COLOUR = re.compile(r"\\(?:text)?color\s*\{\w+\}")
 _SPACING = re.compile(r"(?<!\\)\\[,;: ]|~")
 _NEGATIVE_SPACE = re.compile(r"\\!\s*")
 _SPACES = re.compile(r"\s+")
 _NUMBER_AS_TEXT = re.compile(r"\\text\{([^A-Za-z{}\\]*)\}")
+_ANNOUNCED = re.compile(
+    r"(?:\\text\{\s*)?(?:the )?(?:final |correct )?answer\s*(?:is\b|:)(?:\s*:)?(?:\s*\})?\s*", re.IGNORECASE
+)
 _RM = re.compile(r"\\text\s+(?=[A-Za-z{])")
 
 
@@ -44,6 +50,7 @@ def clean(text: str) -> str:
     text = text if text.isascii() else _ascii(text)
     if "\\" in text:
         text = _NEGATIVE_SPACE.sub("", text).replace("{,}", ",")
+        text = _COLOUR.sub("", text)
         text = _SPACING.sub(" ", text)
         text = _COMMAND.sub(lambda found: _COMMANDS.get(found[1], found[0]), text)
         text = text.replace(r"\%", "%").replace(r"\$", "$").replace(r"\&", "&")
@@ -99,16 +106,29 @@ def _unwrap(text: str) -> str:
         text = text.strip()
         if text.endswith(".") and not text.endswith(("..", r"\.")):
             text = text[:-1]
-        text = text.removesuffix("\\").removeprefix("=").strip()
+        text = _announced(text.removesuffix("\\").removeprefix("=")).strip()
         for start, end in _WRAPPERS:
             inner = text[len(start) : -len(end)]
-            if len(text) > len(start) + len(end) and text.startswith(start) and text.endswith(end) and start not in inner:
+            if (
+                len(text) > len(start) + len(end)
+                and text.startswith(start)
+                and text.endswith(end)
+                and start not in inner
+            ):
                 text = inner
-        for start in (r"\boxed{", r"\fbox{", "{"):
+        for start in (r"\boxed{", r"\fbox{", "{", r"\text{"):
+            if start == r"\text{" and not text[len(start) :].strip()[:1].isdigit():
+                continue
             if text.startswith(start) and balanced(text, len(start) - 1) == len(text):
                 text = text[len(start) : -1]
         if text == before:
             return text
+
+
+def _announced(text: str) -> str:
+    """Without the words "the answer is" in front, unless there is nothing else."""
+    found = _ANNOUNCED.match(text)
+    return text[found.end() :] or text if found else text
 
 
 def _explicit_arguments(text: str) -> str:

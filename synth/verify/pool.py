@@ -122,7 +122,8 @@ class Pool:
             while True:
                 reply = json.loads(line.recv(MESSAGE_BYTES) or b"{}")
                 if "broken" in reply:
-                    raise RecipeError(f"[verify] use = {self.grader!r} cannot be loaded: {reply['broken']}")
+                    what = f"[verify] use = {self.grader!r}" if self.grader else "math-verify"
+                    raise RecipeError(f"{what} cannot be loaded in a worker process: {reply['broken']}")
                 if not reply:
                     raise ConnectionResetError
                 if reply["number"] == number:
@@ -157,7 +158,7 @@ class Pool:
         settings = {"caps": asdict(self.caps), "grader": self.grader, "options": self.options, "parent": os.getpid()}
         # -P: the working folder may hold a module of any name. A fixed hash seed: sympy's order of terms follows it.
         command = [sys.executable, "-P", "-m", "tracemill.synth.verify.worker", json.dumps(settings, default=str)]
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter, our own module
             [*command, *map(str, theirs)],
             pass_fds=theirs,
             stdin=subprocess.DEVNULL,

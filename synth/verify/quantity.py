@@ -21,6 +21,8 @@ _NUMBER = re.compile(rf"({_DECIMAL})(?:[eE]({_EXPONENT})(?![\d.])|{_TIMES}10{_PO
 _INTEGER_POWER = re.compile(rf"(\d{{1,6}}){_POWER}")
 _MIXED = re.compile(r"(\d+)\s*(?:\\frac\{(\d+)\}\{(\d+)\}|(?:\s| and )(\d+)\s*/\s*(\d+))")
 _RATIO = re.compile(rf"\\frac\{{\s*(-?{_DECIMAL})\s*\}}\{{\s*(-?{_DECIMAL})\s*\}}|({_DECIMAL})\s*/\s*({_DECIMAL})")
+_REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*(?:\{(\d+)\}|(\d))")
+_AND_SO_ON = re.compile(r"(\d*)\.(\d*?)(\d+?)\3+\s*(?:\.\.\.|…|\\ldots|\\cdots)")
 _HEAD = re.compile(r"[\s$€£¥+-]*")
 _PERCENT = re.compile(r"\s*(?:%|percent(?:age)?\b|\\text\{\s*(?:percent|%)\s*\})\s*", re.IGNORECASE)
 _POWER_OF_UNIT = r"(?:\s*\^\s*\{?\s*([23])\s*\}?)?"
@@ -28,13 +30,14 @@ _TEXT_UNIT = re.compile(rf"\s*\\text\{{\s*([A-Za-z][^{{}}\\]*?)\s*\}}{_POWER_OF_
 _PLAIN_UNIT = re.compile(rf"\s*([A-Za-z]+(?:[ /-]+[A-Za-z]+)*)\.?{_POWER_OF_UNIT}\s*")
 _DEGREES = re.compile(r"\s*\^\s*\{?\s*\\circ\s*\}?\s*(?:\\text\{\s*)?([CF]?)(?:\s*\})?\s*")
 
+_TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
+
 _WORDS = {
-    word: number
-    for number, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen eighteen nineteen twenty".split()
-    )
-}
+    "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
+    "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16,
+    "seventeen": 17, "eighteen": 18, "nineteen": 19, "twenty": 20,
+}  # fmt: skip
+_PARTS = {"half": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "eighth": 8, "tenth": 10}
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
 _UNITS: dict[str, tuple[str, Fraction]] = {
@@ -66,7 +69,10 @@ _UNITS: dict[str, tuple[str, Fraction]] = {
     for name, factor in names.items()
 }  # fmt: skip
 _BRITISH = {"metre": "meter", "litre": "liter"}
-_NOT_UNITS = frozenset("or and sin cos tan log ln exp sqrt pi inf nan mod base for if is to over under i".split())
+_NOT_UNITS = frozenset(
+    {"or", "and", "sin", "cos", "tan", "log", "ln", "exp", "sqrt", "pi", "inf", "nan", "mod", "base", "for", "if", "is", "to",
+     "over", "under"}
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +98,13 @@ def parse_quantity(text: str) -> Quantity | None:
     if sign == 0:
         return None
     start = head.end() if head else 0
-    read = _mixed(text, start) or _ratio(text, start) or _integer_power(text, start) or _number(text, start)
+    read = (
+        _repeating(text, start)
+        or _mixed(text, start)
+        or _ratio(text, start)
+        or _integer_power(text, start)
+        or _number(text, start)
+    )
     if read is None:
         return None
     value, decimals, digits, end = read
@@ -101,13 +113,26 @@ def parse_quantity(text: str) -> Quantity | None:
         end = percent.end()
     unit, end = (None, end) if percent else _unit(text, end)
     if text[end:].strip():
-        return None
+        return _compound(value * sign, unit, text[end:]) if unit else None
     return Quantity(sign * value, decimals, digits, percent is not None, unit or currency)
+
+
+def _compound(value: Fraction, unit: str, rest: str) -> Quantity | None:
+    """`7 hours 30 minutes` in hours."""
+    more = parse_quantity(rest.strip().removeprefix(",").removeprefix("and ").strip())
+    if more is None or more.unit is None or value < 0 or more.value < 0:
+        return None
+    (dimension, factor), (other, smaller) = _measure(unit), _measure(more.unit)
+    if not dimension or dimension != other or smaller >= factor:
+        return None
+    return Quantity(value + more.value * smaller / factor, unit=unit)
 
 
 def strip_unit(text: str) -> tuple[str, str | None]:
     r"""A cleaned expression without the unit in `\text{}` or the degree sign it ends in, and that unit."""
     for pattern in (_TEXT_UNIT, _DEGREES):
+        if pattern is _DEGREES and _TRIGONOMETRY.search(text):
+            continue  # the degrees are the argument's
         for found in pattern.finditer(text):
             if found.end() == len(text) and found.start() > 0:
                 unit, _ = _unit(text, found.start())
@@ -143,8 +168,8 @@ def same_quantity(one: Quantity, other: Quantity) -> bool:
 
 
 def rounds_to(written: Quantity, value: Fraction) -> bool:
-    """Whether a decimal of six significant digits or more is this value, rounded or cut off in its last place."""
-    if written.decimals is None or written.digits < 6 or written.decimals < 4:
+    """Whether a decimal with six places or more is this value, rounded or cut off in its last place."""
+    if written.decimals is None or written.digits < 6 or written.decimals < 6:
         return False
     target = value * 100 if written.percent else value
     return abs(written.value - target) < Fraction(1, 10**written.decimals)
@@ -192,14 +217,28 @@ def _spelt_out(text: str) -> str:
     """`two` as `2`, `3.5 million` as `3.5e6`."""
     if not text or not text[-1].isalpha():
         return text
-    first, _, last = text.rpartition(" ")
+    first, _, last = text.replace("-", " ").rpartition(" ") if text[0].isalpha() else text.rpartition(" ")
     if last.lower() in _SCALES and first and first[-1].isdigit() and "e" not in first.lower():
         return f"{first}e{len(str(_SCALES[last.lower()])) - 1}"
+    part = _PARTS.get(last.lower().removesuffix("s"))
+    if part:
+        first = first.lower() if first not in ("", "a") else "one"
+        return f"{_WORDS[first]}/{part}" if first in _WORDS else text
     return str(_WORDS.get(text.lower(), text))
 
 
 Read = tuple[Fraction, int | None, int, int]
 """Value, decimals, significant digits, where it ends."""
+
+
+def _repeating(text: str, start: int) -> Read | None:
+    r"""`0.1\overline{6}` and `0.1666...`, exactly."""
+    found = _REPEATING.match(text, start) or (_AND_SO_ON.match(text, start) if len(text) < 100 else None)
+    if found is None or len(found[0]) > _MAX_DIGITS:
+        return None
+    whole, once, again = found[1] or "0", found[2], next(filter(None, found.groups()[2:]))
+    tail = Fraction(int(again), 10 ** len(again) - 1)
+    return (int(whole + once) + tail) / 10 ** len(once), None, 0, found.end()
 
 
 def _mixed(text: str, start: int) -> Read | None:

@@ -36,7 +36,9 @@ class Shape:
     """The text with the name: what an equation is compared by."""
 
 
-_NAME = re.compile(r"\([A-Za-z](?:,\s*[A-Za-z])+\)|(?:[A-Za-z]|\\[A-Za-z]+)(?:_(?:\{\w+\}|\w))?(?:\([a-z]\))?|\\text\{[A-Za-z ]+\}")
+_NAME = re.compile(
+    r"\([A-Za-z](?:,\s*[A-Za-z])+\)|(?:[A-Za-z]|\\[A-Za-z]+)(?:_(?:\{\w+\}|\w))?(?:\([a-z]\))?|\\text\{[A-Za-z ]+\}"
+)
 _ASSIGNED = re.compile(rf"((?:{_NAME.pattern}))\s*=\s*(?=[^=\s])")
 _MEMBER = re.compile(rf"({_NAME.pattern})\s*\\in\s+(?=\S)|({_NAME.pattern})\s*\\in(?=[\[(\\])")
 _RELATION = re.compile(r"\\le(?![A-Za-z])|\\ge(?![A-Za-z])|<=|>=|<|>")
@@ -120,9 +122,21 @@ def _series(text: str, depth: int) -> Shape | None:
     if _THOUSANDS.fullmatch(text):
         return None
     items = _items(text, depth)
-    if len(items) > 1 and _OR.search(text) and all(item.kind == "row" and item.name for item in items):
-        return Shape("union", text, items, name=items[0].name)
+    if len(items) > 1 and all(item.kind == "row" and item.name for item in items):
+        return _conditions(text, items)
     return Shape("list", text, items) if len(items) > 1 else None
+
+
+def _conditions(text: str, items: tuple[Shape, ...]) -> Shape:
+    """`x < 2 or x > 3` is a union, `x > 3 and x < 5` one interval; anything else is read by algebra as a whole."""
+    if _OR.search(text):
+        return Shape("union", text, items, name=items[0].name)
+    low = [item for item in items if item.items[1].text == r"\infty"]
+    high = [item for item in items if item.items[0].text == r"-\infty"]
+    if len(items) == 2 and len(low) == len(high) == 1 and items[0].name == items[1].name:
+        ends = (low[0].items[0], high[0].items[1])
+        return Shape("row", text, ends, low[0].brackets[0] + high[0].brackets[1], items[0].name)
+    return Shape("leaf", text)
 
 
 def _matrix(text: str) -> Shape | None:

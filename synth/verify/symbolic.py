@@ -8,6 +8,7 @@ math-verify's own comparison.
 import logging
 import re
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 from tracemill.synth.verify.quantity import Quantity, parse_quantity, rounds_to
@@ -15,6 +16,8 @@ from tracemill.synth.verify.quantity import Quantity, parse_quantity, rounds_to
 _SCIENTIFIC = re.compile(r"(?<=[\d.])[eE]([+-]?\d+)(?![\d.])")
 _COMMAND = re.compile(r"\\text\{[^{}]*\}|\\[A-Za-z]+")
 _COMMAND_OR_LETTER = re.compile(r"\\text\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z]")
+_DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ)")
+_CONSTANT = re.compile(r"\+\s*[cC]\s*$")
 _DIGITS = 150
 _SAME = Fraction(1, 10**100)
 _SAME_FLOAT = Fraction(1, 10**12)
@@ -23,16 +26,25 @@ _OTHER_FLOAT = Fraction(1, 10**9)
 _POINTS = ((7, 5), (-11, 13), (19, 8), (-23, 9), (31, 17), (3, 29))
 """Where expressions are evaluated, as fractions; the k-th variable by name takes the point k places further on."""
 _ENOUGH_POINTS = 4
+_WARM_UP = (
+    (r"\frac{x^2-1}{x-1}", "x+1"),
+    ("2x+y=3", "y=3-2x"),
+    (r"\frac{3\sqrt{3}}{4}+2\pi", r"\sqrt[3]{5}\cdot 2^{10}"),
+    (r"(-\infty,\sqrt{2}]\cup(3,\infty)", r"\left[\frac{\pi}{2},5\right)"),
+    (r"\left(3,\frac{\pi}{2},-1\right)", r"\{1-\sqrt{5},-2\}"),
+    (r"\begin{pmatrix}-1&0\\\frac{1}{3}&y\end{pmatrix}", r"\sin x+\cot 2x-\log_2 8"),
+    (r"6-5i+2e^{x}", r"x^5-x^4+2(a+5)(b+2)"),
+)
+"""The reader builds its tables as it meets new constructs; what it has met before the fork, no worker pays for again."""
 
 
 def prepare() -> None:
     """Import what comparing needs: seconds of CPU time, paid once before the workers are forked."""
     logging.disable(logging.CRITICAL)  # math-verify warns that its own timeouts are off; ours are in the kernel
     import math_verify  # noqa: F401
-    import sympy  # noqa: F401
 
-    equal_by_algebra(r"\frac{x^2-1}{x-1}", "x+1")
-    equal_by_algebra("2x+y=3", "y=3-2x")
+    for answer, gold in _WARM_UP:
+        equal_by_algebra(answer, gold)
 
 
 def equal_by_algebra(answer: str, gold: str) -> bool | None:
@@ -49,9 +61,7 @@ def equal_by_algebra(answer: str, gold: str) -> bool | None:
     if by_value is not None:
         return by_value
     try:
-        return bool(
-            verify([other], [one], timeout_seconds=None, allow_set_relation_comp=True, raise_on_error=True)
-        )
+        return bool(verify([other], [one], timeout_seconds=None, allow_set_relation_comp=True, raise_on_error=True))
     except (MemoryError, RecursionError):
         raise
     except Exception:  # noqa: BLE001 - sympy raises whatever it likes; not being able to tell is an outcome here
@@ -60,6 +70,8 @@ def equal_by_algebra(answer: str, gold: str) -> bool | None:
 
 def _capitals(answer: str, gold: str) -> frozenset[str]:
     """The capital letters that stand beside their small ones: math-verify takes `R` for `r`, and `R - r` for 0."""
+    if _CONSTANT.search(answer) and _CONSTANT.search(gold):
+        answer, gold = _CONSTANT.sub("", answer), _CONSTANT.sub("", gold)  # of integration
     letters = set(_COMMAND.sub(" ", answer + " " + gold))
     return frozenset(letter for letter in letters if "A" <= letter <= "Z" and letter.lower() in letters)
 
@@ -67,24 +79,40 @@ def _capitals(answer: str, gold: str) -> frozenset[str]:
 def _parse(text: str, capitals: frozenset[str]) -> Any:
     """A sympy object, or None. Only the LaTeX reader: the others pick a number out of text that they cannot read."""
     from math_verify import LatexExtractionConfig, parse
-    from sympy import Expr, I
+    from sympy import Expr, I  # type: ignore[import-untyped]
 
+    text = _DEGREES.sub(r"(\1\\cdot\\frac{\\pi}{180})", text)
     text = _SCIENTIFIC.sub(r"\\times 10^{\1}", text).replace("$", "")
     if capitals:
         text = _COMMAND_OR_LETTER.sub(
             lambda found: f"{{{found[0].lower()}_{{capital}}}}" if found[0] in capitals else found[0], text
         )
-    found = parse(f"${text}$", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=None)
+    found = parse(
+        f"${text}$",
+        [LatexExtractionConfig(normalization_config=_normalization())],
+        fallback_mode="no_fallback",
+        parsing_timeout=None,
+    )
     if not found:
         return None
-    imaginary = {symbol: I for symbol in found[0].free_symbols if symbol.name == "i" and symbol.is_real is False}
+    imaginary = {symbol: I for symbol in found[0].free_symbols if symbol.name == "i"}
     return found[0].subs(imaginary) if imaginary and isinstance(found[0], Expr) else found[0]
+
+
+@cache
+def _normalization() -> Any:
+    """math-verify's, without its units: it takes the h of `r^2 h` for hours. Units are compared before this."""
+    from latex2sympy2_extended import NormalizationConfig
+
+    return NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all", equations=False
+    )
 
 
 def _same_solutions(one: Any, other: Any) -> bool:
     """Whether two inequalities in one variable have the same solutions, where sympy can solve them."""
     from sympy import Equality, Symbol
-    from sympy.core.relational import Relational
+    from sympy.core.relational import Relational  # type: ignore[import-untyped]
 
     if not all(isinstance(each, Relational) and not isinstance(each, Equality) for each in (one, other)):
         return False

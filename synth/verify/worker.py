@@ -107,8 +107,8 @@ def graded(result: Any) -> Answer:
         return "undecided", "grader_undecided", "grader"
     if isinstance(result, bool):
         return ("equal" if result else "different"), None, "grader"
-    found = result.get if isinstance(result, dict) else lambda key: getattr(result, key, None)
-    status, reason = found("status"), found("reason")
+    said = result if isinstance(result, dict) else {key: getattr(result, key, None) for key in ("status", "reason")}
+    status, reason = said.get("status"), said.get("reason")
     if status in ("equal", "different", "undecided"):
         return str(status), None if reason is None else str(reason), "grader"
     return "undecided", "grader_error", "grader"
