@@ -67,7 +67,7 @@ def majority_at(k: int, answers: Sequence[tuple[str | None, bool | None]]) -> Fr
     if not 0 < k <= len(answers):
         raise ValueError(f"maj@{k} of {len(answers)} draws: needs 1 <= k <= draws")
     votes: Counter[str] = Counter(text for answer, _ in answers if (text := normalised(answer)) is not None)
-    right = {normalised(answer) for answer, correct in answers if correct} & votes.keys()
+    right = {text for answer, correct in answers if correct and (text := normalised(answer)) is not None}
     if k == len(answers):
         most = max(votes.values(), default=0)
         leaders = [answer for answer, count in votes.items() if count == most]

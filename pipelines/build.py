@@ -9,6 +9,7 @@ and it returns the same version without sampling a token.
 import asyncio
 import fcntl
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -187,7 +188,8 @@ def _commit(
         assemble(draft, plan, staged, decisions, lost, shop.journal)
         for name, view in plan.views.items():
             (folder := draft.path / "views" / name).mkdir(parents=True)
-            write_view(view, draft.path, folder / "train-00000-of-00001.parquet")
+            if write_view(view, draft.path, folder / "train-00000-of-00001.parquet") == 0:
+                shutil.rmtree(folder)  # no trainer can load a table without rows
         return draft.commit(
             recipe_toml=resolved_toml(plan.recipe),
             identity=identity_of(plan, hashes),

@@ -12,6 +12,7 @@ from tracemill.schemas.errors import ProblemFailed
 from tracemill.schemas.rows import Outcome, Problem, Rejection, Trace, Verdict
 from tracemill.synth.engine import Drawn, ProblemEngine
 from tracemill.synth.reply import split_reasoning
+from tracemill.synth.roles import THINK
 
 
 class Refused(msgspec.Struct, array_like=True):
@@ -138,7 +139,8 @@ async def _verdict(engine: ProblemEngine, problem: Problem, trace: Trace) -> Ver
 
 def _row(plan: Plan, problem: Problem, trace: Trace, verdict: Verdict | None) -> dict[str, Any]:
     solver = plan.roles.get("solver")
-    reasoning, content = split_reasoning(trace.text, solver.think if solver else ("<think>", "</think>"))
+    opened = solver is not None and trace.key is not None and solver.opens_thought
+    reasoning, content = split_reasoning(trace.text, solver.think if solver else THINK, opened=opened)
     prompt = solver.conversation(trace.prompt) if solver else trace.prompt
     turns = [*prompt, {"role": "assistant", "content": trace.text}]
     return {

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+MESSAGES: pa.DataType = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 ROWS = pa.schema(
     [
@@ -39,30 +39,32 @@ REJECTED = pa.schema(
     ]
 )
 
+ROLES: pa.DataType = pa.list_(
+    pa.struct(
+        [
+            ("role", pa.string()),
+            ("correct", pa.int64()),
+            ("total", pa.int64()),
+            ("undecided", pa.int64()),
+            ("truncated", pa.int64()),
+        ]
+    )
+)
+"""Counts over the samples of each role; undecided and truncated stand inside total, never in correct."""
+
 PROBLEMS = pa.schema(
     [
-        ("problem_id", pa.string()),
-        ("question", pa.string()),
-        ("gold", pa.string()),
-        ("source", pa.string()),
-        ("difficulty", pa.string()),
-        ("outcome", pa.string()),  # chosen | none_chosen | rejected | failed
-        ("reason", pa.string()),
-        (
-            "roles",  # counts over the samples of each role; undecided and truncated stand inside total, never in correct
-            pa.list_(
-                pa.struct(
-                    [
-                        ("role", pa.string()),
-                        ("correct", pa.int64()),
-                        ("total", pa.int64()),
-                        ("undecided", pa.int64()),
-                        ("truncated", pa.int64()),
-                    ]
-                )
-            ),
-        ),
-        ("prompt", MESSAGES),  # what the model was shown, up to its answer; the question alone where nothing was shown
+        pa.field("problem_id", pa.string()),
+        pa.field("question", pa.string()),
+        pa.field("gold", pa.string()),
+        pa.field("source", pa.string()),
+        pa.field("difficulty", pa.string()),
+        pa.field("outcome", pa.string()),  # chosen | none_chosen | rejected | failed
+        pa.field("reason", pa.string()),
+        pa.field("roles", ROLES),
+        pa.field(
+            "prompt", MESSAGES
+        ),  # what the model was shown, up to its answer; the question alone where nothing was shown
     ]
 )
 

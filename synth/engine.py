@@ -5,11 +5,14 @@ the journal holds comes back at once, the rest is sampled.
 """
 
 import asyncio
+import hashlib
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
+
+import msgspec
 
 from tracemill.schemas.errors import EngineLost, ProblemFailed, RequestRefused
 from tracemill.schemas.plugins import PromptLike
@@ -224,7 +227,17 @@ class ProblemEngine:
 
     async def verify(self, text: str, gold: str | None, *, truncated: bool = False) -> Verdict:
         """See schemas/plugins.py."""
-        return await self.shop.verifier.verify(text, gold, truncated=truncated, options=self.problem.options)
+        verifier = self.shop.verifier
+        known = verifier.quick(text, gold, truncated=truncated, options=self.problem.options)
+        if isinstance(known, Verdict):
+            return known
+        key = _verdict_key(verifier.identity, known, gold or "")
+        journaled = (await self.shop.journal.get([key])).get(key)
+        if isinstance(journaled, Verdict):
+            return journaled
+        verdict = await verifier.compare(known, gold or "")
+        await self.shop.journal.put(key, verdict)
+        return verdict
 
     def model_name(self, role: str = "solver") -> str:
         return self._role(role).model.name
@@ -265,6 +278,11 @@ class ProblemEngine:
         meter.tokens_new += completion.n_tokens
         meter.truncated += completion.truncated
         return replace(completion, key=request.key)
+
+
+def _verdict_key(identity: str, answer: str, gold: str) -> str:
+    """What a verdict is good for: this way of comparing, this answer, this gold."""
+    return hashlib.sha256(msgspec.json.encode(["verdict", identity, answer, gold])).hexdigest()
 
 
 def _drawn(role: str, request: Request, completion: Completion) -> Drawn:

@@ -5,6 +5,7 @@ import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,14 @@ class Role:
         if self.send == "text":
             return self.renderer.text(turns, tools=tools, **kwargs)
         return self.renderer.tokens(turns, tools=tools, **kwargs)
+
+    @cached_property
+    def opens_thought(self) -> bool:
+        """Whether the chat template itself writes the opening think tag, so that a reply begins inside a thought."""
+        if self.renderer is None or self.renderer.template is None:
+            return False
+        turn = (Message(role="user", content="?"),)
+        return self.renderer.text(turn, **dict(self.template_kwargs or {})).rstrip().endswith(self.think[0])
 
     def count(self, text: str) -> int:
         """Tokens of a given text: the tokenizer's where there is one, else words."""

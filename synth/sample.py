@@ -6,6 +6,8 @@ on, and what selectors and trainers choose from. One draw is one trace:
     {"id": "p7/solve-0003", "problem_id": "p7", "draw": 3, "messages": [{"role": "user", ...}, {"role": "assistant", ...}], ...}
 """
 
+from string import ascii_uppercase
+
 from tracemill.schemas.plugins import Engine
 from tracemill.schemas.request import Message, Sampling
 from tracemill.schemas.rows import Outcome, Problem, Trace
@@ -34,7 +36,7 @@ async def sample(
     `prompt` shows the problem to the model, with {question} in its place and nothing else replaced; a problem that brings
     its own `messages` is shown as those. `temperature` is the model's own unless given.
     """
-    messages = problem.messages or (Message(role="user", content=prompt.replace("{question}", problem.question)),)
+    messages = problem.messages or (Message(role="user", content=prompt.replace("{question}", _question(problem))),)
     drawn = await engine.sample(messages, n=n, sampling=Sampling(temperature=temperature))
     model = engine.model_name()
     return Outcome(
@@ -43,3 +45,9 @@ async def sample(
             for draw, completion in enumerate(drawn)
         ]
     )
+
+
+def _question(problem: Problem) -> str:
+    """The question, with the options of a multiple choice under it: `A. Paris`."""
+    lettered = [f"{letter}. {text}" for letter, text in zip(ascii_uppercase, problem.options or (), strict=False)]
+    return "\n".join([problem.question, *lettered])

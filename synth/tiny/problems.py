@@ -141,10 +141,8 @@ def generate(seed: int = 0) -> Iterator[dict[str, str]]:
     """Rows without end: no question comes twice, and the first n are the same however many are taken."""
     seen: set[str] = set()
     for number in count():
-        for attempt in count():
-            problem = word_problem(Dice(f"arith-1/{seed}/{number}/{attempt}"), steps=number % LEVELS + 1)
-            if problem.question not in seen:
-                break
+        tries = (word_problem(Dice(f"arith-1/{seed}/{number}/{k}"), steps=number % LEVELS + 1) for k in count())
+        problem = next(problem for problem in tries if problem.question not in seen)
         seen.add(problem.question)
         yield {
             "id": f"arith-{seed}-{number:04d}",

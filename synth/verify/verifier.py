@@ -75,6 +75,13 @@ class Verifier:
         `truncated` says that the text was cut off by the token limit: it has no final answer, whatever it boxed on
         the way. `options` are the texts of a multiple choice.
         """
+        known = self.quick(text, gold, truncated=truncated, options=options)
+        return known if isinstance(known, Verdict) else await self.compare(known, gold or "")
+
+    def quick(
+        self, text: str, gold: str | None, *, truncated: bool = False, options: tuple[str, ...] | None = None
+    ) -> Verdict | str:
+        """The verdict where this process can decide it for next to nothing, else the answer that `compare` has to look at."""
         if gold is None or not gold.strip():
             return Verdict(status="undecided", reason="no_gold")
         if truncated:
@@ -82,13 +89,16 @@ class Verifier:
         answer = extract_answer(text, self.extract, self.think)
         if answer is None:
             return Verdict(status="undecided", reason="no_answer")
-        return await self.verify_answer(answer, gold, options=options)
+        fast = self._fast(answer, gold, options)
+        return answer if fast is None else _verdict(answer, fast)
 
     async def verify_answer(self, answer: str, gold: str, *, options: tuple[str, ...] | None = None) -> Verdict:
         """The same for an answer that is already extracted."""
         fast = self._fast(answer, gold, options)
-        if fast is not None:
-            return _verdict(answer, fast)
+        return await self.compare(answer, gold) if fast is None else _verdict(answer, fast)
+
+    async def compare(self, answer: str, gold: str) -> Verdict:
+        """The verdict of a worker process, at a price worth remembering."""
         # shielded: several tasks may wait for one comparison, and one that is cancelled must not take it from the others
         slow = await asyncio.shield(asyncio.wrap_future(self._slow(answer, gold)))
         return _verdict(answer, slow)
