@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-MESSAGES: pa.DataType = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 ROWS = pa.schema(
     [
@@ -39,7 +39,7 @@ REJECTED = pa.schema(
     ]
 )
 
-ROLES: pa.DataType = pa.list_(
+ROLES = pa.list_(
     pa.struct(
         [
             ("role", pa.string()),
@@ -62,24 +62,23 @@ PROBLEMS = pa.schema(
         pa.field("outcome", pa.string()),  # chosen | none_chosen | rejected | failed
         pa.field("reason", pa.string()),
         pa.field("roles", ROLES),
-        pa.field(
-            "prompt", MESSAGES
-        ),  # what the model was shown, up to its answer; the question alone where nothing was shown
+        # what the model was shown, up to its answer; the question alone where nothing was shown
+        pa.field("prompt", MESSAGES),
     ]
 )
 
 SAMPLES = pa.schema(
     [
-        ("key", pa.string()),
-        ("problem_id", pa.string()),
-        ("role", pa.string()),
-        ("adapter", pa.string()),
-        ("scale", pa.string()),
-        ("seed", pa.int64()),
-        ("text", pa.string()),
-        ("token_ids", pa.list_(pa.int32())),
-        ("n_tokens", pa.int64()),
-        ("finish_reason", pa.string()),
-        ("verdict", pa.string()),
+        pa.field("key", pa.string()),
+        pa.field("problem_id", pa.string()),
+        pa.field("role", pa.string()),
+        pa.field("adapter", pa.string()),
+        pa.field("scale", pa.string()),
+        pa.field("seed", pa.int64()),
+        pa.field("text", pa.string()),
+        pa.field("token_ids", pa.list_(pa.int32())),
+        pa.field("n_tokens", pa.int64()),
+        pa.field("finish_reason", pa.string()),
+        pa.field("verdict", pa.string()),
     ]
 )
