@@ -81,17 +81,23 @@ def reply(body: Mapping[str, Any], ids: list[int], text: str, **choice: Any) -> 
 
 
 def logprobs(body: Mapping[str, Any], ids: list[int]) -> dict[str, Any]:
-    """-0.5 for the sampled token; alternatives are ids one and more above it, each less likely."""
+    """An unlikely token was sampled, -9; the best alternatives are the ids above it: -0.5, -1.5, and so on."""
     if "messages" in body:
         k = body.get("top_logprobs", 0)
-        return {"content": [{"token": f"token_id:{t}", "logprob": -0.5, "top_logprobs": chat_top(t, k)} for t in ids]}
-    tops = [{f"token_id:{t + i}": -0.5 - i for i in range(body["logprobs"] + 1)} for t in ids]
-    return {"tokens": [f"token_id:{t}" for t in ids], "token_logprobs": [-0.5] * len(ids), "top_logprobs": tops}
+        return {
+            "content": [{"token": f"token_id:{t}", "logprob": ranked(0), "top_logprobs": chat_top(t, k)} for t in ids]
+        }
+    tops = [{f"token_id:{t + i}": ranked(i) for i in range(body["logprobs"] + 1)} for t in ids]
+    return {"tokens": [f"token_id:{t}" for t in ids], "token_logprobs": [ranked(0)] * len(ids), "top_logprobs": tops}
+
+
+def ranked(place: int) -> float:
+    return 0.5 - place if place else -9.0
 
 
 def chat_top(token: int, k: int) -> list[dict[str, Any]]:
     """As vLLM does it: the sampled token first, and it counts among the k."""
-    return [{"token": f"token_id:{token + i}", "logprob": -0.5 - i} for i in range(k)]
+    return [{"token": f"token_id:{token + i}", "logprob": ranked(i)} for i in range(k)]
 
 
 def prompt_ids(body: Mapping[str, Any]) -> list[int]:
