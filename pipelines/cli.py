@@ -71,6 +71,17 @@ def curate(
 
 
 @app.command()
+def demo(store: StoreOption = STORE, quiet: QuietOption = False) -> None:
+    """Build the small problems with the small model that ship, on real vLLM, and open the result with `datasets`."""
+    from tracemill.pipelines.inspect import opened_lines
+
+    built = _build("demo", store, None, given=False, partial=False, as_json=False, quiet=quiet)
+    with _errors():
+        for line in opened_lines(built.dataset):
+            print(line)
+
+
+@app.command()
 def check(recipe: RecipeArgument, store: StoreOption = STORE, overrides: SetOption = None) -> None:
     """Resolve everything a recipe names and read its sources; sample nothing."""
     from tracemill.pipelines.preview import check as checked
@@ -153,7 +164,7 @@ def main() -> None:
 
 def _build(
     recipe: str, store: Path, overrides: list[str] | None, *, given: bool, partial: bool, as_json: bool, quiet: bool
-) -> None:
+) -> Built:
     from tracemill.pipelines.build import build as built_from
 
     with _errors(as_json=as_json):
@@ -166,6 +177,7 @@ def _build(
         _conclude(built, as_json=as_json, quiet=quiet)
         if built.why_partial and not partial:
             raise typer.Exit(5)
+    return built
 
 
 def _conclude(built: Built, *, as_json: bool, quiet: bool) -> None:

@@ -31,6 +31,18 @@ def built_lines(built: "Built") -> Iterator[str]:
     yield f"          python -c \"from datasets import load_dataset; print(load_dataset('{built.dataset.path}'))\""
 
 
+def opened_lines(dataset: Dataset) -> Iterator[str]:
+    """The proof that a version is a dataset like any other: `datasets` opens its folder, and here is a row."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    rows = datasets.load_dataset(str(dataset.path), split="train")
+    yield ""
+    yield f"opened    datasets.load_dataset gives {len(rows):,} rows of {len(rows.column_names)} columns; the first:"
+    for name in ("id", "question", "content", "answer", "gold", "correct"):
+        yield f"  {name:<9} {rows[0][name]}"
+
+
 def version_lines(manifest: Mapping[str, Any]) -> Iterator[str]:
     """Accuracy, outcomes and reasons of one version."""
     if accuracy := manifest.get("accuracy"):

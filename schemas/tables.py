@@ -1,5 +1,7 @@
 """Arrow schemas of the tables that every version holds. Column names are a contract: docs/tables.md explains them."""
 
+from typing import Any
+
 import pyarrow as pa
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -67,18 +69,17 @@ PROBLEMS = pa.schema(
     ]
 )
 
-SAMPLES = pa.schema(
-    [
-        pa.field("key", pa.string()),
-        pa.field("problem_id", pa.string()),
-        pa.field("role", pa.string()),
-        pa.field("adapter", pa.string()),
-        pa.field("scale", pa.string()),
-        pa.field("seed", pa.int64()),
-        pa.field("text", pa.string()),
-        pa.field("token_ids", pa.list_(pa.int32())),
-        pa.field("n_tokens", pa.int64()),
-        pa.field("finish_reason", pa.string()),
-        pa.field("verdict", pa.string()),
-    ]
-)
+_SAMPLE_COLUMNS: list[Any] = [
+    pa.field("key", pa.string()),
+    pa.field("problem_id", pa.string()),
+    pa.field("role", pa.string()),
+    pa.field("adapter", pa.string()),
+    pa.field("scale", pa.string()),
+    pa.field("seed", pa.int64()),
+    pa.field("text", pa.string()),
+    pa.field("token_ids", pa.list_(pa.int32())),
+    pa.field("n_tokens", pa.int64()),
+    pa.field("finish_reason", pa.string()),
+    pa.field("verdict", pa.string()),
+]
+SAMPLES = pa.schema(_SAMPLE_COLUMNS)
