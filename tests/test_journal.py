@@ -27,9 +27,9 @@ from hypothesis import strategies as st
 from tracemill.schemas.errors import DiskFull, RecipeError
 from tracemill.schemas.request import Completion, TokenScores
 from tracemill.schemas.rows import Verdict
-from tracemill.synth import journal as journal_module
-from tracemill.synth import journal_codec, journal_files, journal_merge, journal_segment
-from tracemill.synth.journal import Journal, JournalStats
+from tracemill.synth.journal import Journal, JournalStats, codec, files, merge
+from tracemill.synth.journal import journal as journal_module
+from tracemill.synth.journal import segment as segment_module
 
 
 def key(name: object) -> str:
@@ -100,8 +100,8 @@ verdicts = st.builds(
 
 @settings(deadline=None, max_examples=150)
 @given(value=completions() | token_scores() | verdicts)
-def test_every_field_of_every_kind_comes_back_as_it_was(value: journal_codec.Value) -> None:
-    again = journal_codec.decode(journal_codec.encode(value), "its key")
+def test_every_field_of_every_kind_comes_back_as_it_was(value: codec.Value) -> None:
+    again = codec.decode(codec.encode(value), "its key")
     assert again == (replace(value, key="its key") if isinstance(value, Completion) else value)
     assert type(again) is type(value)
 
@@ -109,9 +109,9 @@ def test_every_field_of_every_kind_comes_back_as_it_was(value: journal_codec.Val
 @pytest.mark.parametrize(
     ("kind", "packed", "not_stored"),
     [
-        (Completion, journal_codec._Completion, {"key"}),
-        (TokenScores, journal_codec._Scores, set()),
-        (Verdict, journal_codec._Verdict, set()),
+        (Completion, codec._Completion, {"key"}),
+        (TokenScores, codec._Scores, set()),
+        (Verdict, codec._Verdict, set()),
     ],
 )
 def test_a_field_added_to_the_schema_is_missed_here_before_it_is_lost(
@@ -124,7 +124,7 @@ def test_a_field_added_to_the_schema_is_missed_here_before_it_is_lost(
 def test_infinities_and_nans_of_log_probs_survive() -> None:
     odd = array("f", [-math.inf, math.nan, -0.0, 1e-45])
     scores = TokenScores(token_ids=array("i", range(4)), logprobs=odd, top=(((7, -math.inf), (8, math.nan)),))
-    again = journal_codec.decode(journal_codec.encode(scores), "")
+    again = codec.decode(codec.encode(scores), "")
     assert isinstance(again, TokenScores)
     assert again.logprobs.tobytes() == odd.tobytes()
     assert again.top is not None
@@ -140,7 +140,7 @@ def test_a_long_sample_takes_a_fraction_of_its_bytes() -> None:
         n_tokens=30_000,
         token_ids=array("i", words),
     )
-    assert len(journal_codec.encode(sample)) < 0.45 * (len(sample.text) + 4 * 30_000)
+    assert len(codec.encode(sample)) < 0.45 * (len(sample.text) + 4 * 30_000)
 
 
 # One journal
@@ -321,7 +321,7 @@ async def test_of_two_answers_everybody_sees_the_same_one_also_after_a_merge(tmp
             journal.close()
         for merged in (False, True):
             if merged:
-                assert journal_merge.copy(segments(folder), folder / "one", lambda: False)
+                assert merge.copy(segments(folder), folder / "one", lambda: False)
                 for segment in segments(folder):
                     segment.unlink()
                 (folder / "one").rename(folder / "0.sqlite")
@@ -458,7 +458,7 @@ async def test_a_merge_killed_before_the_removal_is_finished_by_the_next_to_open
     for number in range(3):
         await fill(tmp_path, number)
     sources = segments(tmp_path)
-    assert journal_merge.copy(sources, tmp_path / "9.merging", lambda: False)
+    assert merge.copy(sources, tmp_path / "9.merging", lambda: False)
     shutil.copy(tmp_path / "9.merging", tmp_path / "9.sqlite")
     with Journal(tmp_path) as journal:
         assert len(journal) == 3
@@ -474,10 +474,10 @@ async def test_a_stopped_merge_changes_nothing(tmp_path: Path) -> None:
     def swap(*_: object) -> None:
         raise AssertionError("half a merge was put to use")
 
-    assert not journal_merge.merge(tmp_path, swap, stopping=lambda: True)
-    lock = journal_files.FileLock.take(tmp_path / "merge.lock")
+    assert not merge.merge(tmp_path, swap, stopping=lambda: True)
+    lock = files.FileLock.take(tmp_path / "merge.lock")
     assert lock is not None
-    assert not journal_merge.merge(tmp_path, swap)  # another process is at it
+    assert not merge.merge(tmp_path, swap)  # another process is at it
     lock.release()
     assert listing(tmp_path) == [*(segment.name for segment in before), "lock", "merge.lock"]
 
@@ -490,10 +490,10 @@ def test_large_segments_are_not_copied_for_the_sake_of_a_small_one(tmp_path: Pat
                 file.truncate(size << 20)
         return paths
 
-    assert journal_merge.choose(sized(*[1] * 8)) == []
+    assert merge.choose(sized(*[1] * 8)) == []
     mixed = sized(900, 800, 1000, 1, 700, 2, 600, 3, 500, 30)
-    assert [path.name.split("-")[1] for path in journal_merge.choose(mixed)] == ["1", "2", "3"]
-    assert journal_merge.choose(sized(*(4**power for power in range(9)))) == []
+    assert [path.name.split("-")[1] for path in merge.choose(mixed)] == ["1", "2", "3"]
+    assert merge.choose(sized(*(4**power for power in range(9)))) == []
 
 
 # A bad disk, a bad file, a bad place
@@ -549,7 +549,7 @@ async def test_a_segment_of_a_newer_format_is_refused_by_name(tmp_path: Path) ->
     segment = await fill(tmp_path, 1)
     with sqlite3.connect(segment) as db:
         db.execute("PRAGMA journal_mode = DELETE")
-        db.execute(f"PRAGMA user_version = {journal_segment.VERSION + 1}")
+        db.execute(f"PRAGMA user_version = {segment_module.VERSION + 1}")
     db.close()
     with pytest.raises(RecipeError, match=rf"{segment.name} has format 2; .* format 1.*Upgrade tracemill"):
         Journal(tmp_path)
@@ -608,7 +608,7 @@ def test_a_network_file_system_is_refused_with_the_way_out(kind: str, point: str
     folder = Path("/data/with space/store/.journal")
     mounts = f"/dev/vda / ext4 rw 0 0\nproc /proc proc rw 0 0\nserver:/x {point} {kind} rw 0 0\n"
     if not refused:
-        journal_files.refuse_remote(folder, mounts)
+        files.refuse_remote(folder, mounts)
         return
     with pytest.raises(RecipeError, match=rf"{kind}.*TRACEMILL_STORE="):
-        journal_files.refuse_remote(folder, mounts)
+        files.refuse_remote(folder, mounts)

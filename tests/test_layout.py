@@ -31,7 +31,7 @@ MACHINERY = {
     "filters": {"bounds"},
     "selectors": set[str](),
 }
-"""Files that are no plug-ins (`journal` stands for `journal_codec` too); all else there must have the form of one."""
+"""Files that are no plug-ins; all else there must have the form of one."""
 
 SOURCES = sorted(file for folder in MAY_IMPORT for file in (ROOT / folder).rglob("*.py"))
 RECIPES = sorted((ROOT / "data" / "recipes").glob("*.toml"))

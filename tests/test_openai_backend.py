@@ -26,8 +26,8 @@ from hypothesis import strategies as st
 from tracemill.schemas.errors import BackendError, EngineLost, RecipeError, RequestRefused
 from tracemill.schemas.request import Completion, Model, Request, Sampling
 from tracemill.synth.backends.openai import OpenAI
-from tracemill.synth.backends.openai_endpoint import LONGEST_REST, retry_after, server_message
-from tracemill.synth.backends.openai_window import MOST, Window
+from tracemill.synth.backends.openai.endpoint import LONGEST_REST, retry_after, server_message
+from tracemill.synth.backends.openai.window import MOST, Window
 
 sys.path.insert(0, str(Path(__file__).parent))
 from loopback import FAULTS, Faults, Loopback, reply, tokens_of
@@ -244,7 +244,7 @@ async def test_a_third_of_tries_failing_loses_nothing_and_changes_nothing() -> N
 async def test_a_request_that_always_fails_is_refused_by_name_and_nothing_else_suffers(
     fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tracemill.synth.backends.openai.TRIES", 3)
+    monkeypatch.setattr("tracemill.synth.backends.openai.backend.TRIES", 3)
 
     class Poisonable(Loopback):
         async def _misbehave(self, request: Any, body: dict[str, Any], given: str) -> Any:
@@ -385,7 +385,7 @@ async def test_the_run_is_lost_when_too_few_endpoints_are_left_for_too_long() ->
 
 
 async def test_an_endpoint_that_only_ever_pushes_back_is_lost_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tracemill.synth.backends.openai_pool.ONLY_PUSHBACK", 0.5)
+    monkeypatch.setattr("tracemill.synth.backends.openai.pool.ONLY_PUSHBACK", 0.5)
     async with Loopback(faults=Faults(always="503")) as server, talking_to(server, patience=0.2) as backend:
         with pytest.raises(EngineLost, match=r"0 of 1 endpoints usable.*503"):
             await keep_asking(backend)
@@ -476,7 +476,7 @@ async def test_start_names_the_url_and_says_what_to_do() -> None:
 async def test_start_waits_a_moment_for_a_server_and_then_says_that_it_is_unreachable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tracemill.synth.backends.openai.START_PATIENCE", 0.3)
+    monkeypatch.setattr("tracemill.synth.backends.openai.backend.START_PATIENCE", 0.3)
     server = Loopback()
     await server.start()
     await server.stop()

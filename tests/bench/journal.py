@@ -26,8 +26,8 @@ from pathlib import Path
 
 from tracemill.schemas.request import Completion
 from tracemill.synth.journal import Journal
-from tracemill.synth.journal_codec import encode
-from tracemill.synth.journal_folder import Folder
+from tracemill.synth.journal.codec import encode
+from tracemill.synth.journal.folder import Folder
 
 VOCABULARY = 20_000
 Row = tuple[str, str, str]

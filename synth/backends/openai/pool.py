@@ -18,7 +18,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from tracemill.schemas.errors import EngineLost
-from tracemill.synth.backends.openai_endpoint import Endpoint, Setback
+from tracemill.synth.backends.openai.endpoint import Endpoint, Setback
 
 FAULTS = 5
 """Faults in a row, of any requests, after which an endpoint is looked at before it gets more."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tracemill.schemas.errors import DiskFull, RecipeError
-from tracemill.synth.journal_files import (
+from tracemill.synth.journal.files import (
     MERGING,
     OWN,
     SUFFIX,
@@ -19,8 +19,8 @@ from tracemill.synth.journal_files import (
     unique_name,
     wal,
 )
-from tracemill.synth.journal_merge import Merge, choose
-from tracemill.synth.journal_segment import Segment, explained
+from tracemill.synth.journal.merge import Merge, choose
+from tracemill.synth.journal.segment import Segment, explained
 
 
 class Folder:

@@ -5,7 +5,7 @@
 
 A store has one journal. Each process appends to a segment of its own; everybody reads the union of the segments that were
 there when they opened it, and their own. A `put` that has returned survives kill -9 and loss of power. Two different
-answers under one key: one of them, always the same one, is the answer (journal_segment.py says which).
+answers under one key: one of them, always the same one, is the answer (segment.py says which).
 """
 
 import asyncio
@@ -21,9 +21,9 @@ from typing import Any, Generic, Self, TypeVar
 
 from tracemill.schemas.errors import TracemillError
 from tracemill.schemas.request import Completion, TokenScores
-from tracemill.synth.journal_codec import Value, decode, encode
-from tracemill.synth.journal_folder import Folder
-from tracemill.synth.journal_segment import AT_ONCE, payload_of
+from tracemill.synth.journal.codec import Value, decode, encode
+from tracemill.synth.journal.folder import Folder
+from tracemill.synth.journal.segment import AT_ONCE, payload_of
 
 QUEUED_BYTES = 64 << 20
 """What may wait to be written, and at most so much goes into one transaction; further writers wait for room."""

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from tracemill.schemas.errors import TracemillError
-from tracemill.synth.journal_files import MERGING, SUFFIX, FileLock, alone, remove, sealed_segments, size, unique_name
-from tracemill.synth.journal_segment import COPY, PAGE_SIZE, create, explained, uri
+from tracemill.synth.journal.files import MERGING, SUFFIX, FileLock, alone, remove, sealed_segments, size, unique_name
+from tracemill.synth.journal.segment import COPY, PAGE_SIZE, create, explained, uri
 
 KEEP = 8
 """So many sealed segments are left alone: a lookup asks each."""

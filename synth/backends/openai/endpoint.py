@@ -24,8 +24,8 @@ import msgspec
 from yarl import URL
 
 from tracemill.schemas.errors import EngineLost, RecipeError, RequestRefused
-from tracemill.synth.backends.openai_bodies import encode
-from tracemill.synth.backends.openai_window import Window
+from tracemill.synth.backends.openai.bodies import encode
+from tracemill.synth.backends.openai.window import Window
 
 T = TypeVar("T")
 LONGEST_REST = 300.0

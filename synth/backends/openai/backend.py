@@ -22,10 +22,10 @@ import msgspec
 
 from tracemill.schemas.errors import EngineLost, RecipeError, RequestRefused
 from tracemill.schemas.request import Capability, Completion, Request, TokenScores
-from tracemill.synth.backends.openai_bodies import Send, completion_fields, rendered, score_fields
-from tracemill.synth.backends.openai_endpoint import Endpoint, Setback, keep_alive, server_message
-from tracemill.synth.backends.openai_pool import Pool, Probe, backoff
-from tracemill.synth.backends.openai_replies import Unusable, read_chat, read_prompt_ids, read_scores, read_text
+from tracemill.synth.backends.openai.bodies import Send, completion_fields, rendered, score_fields
+from tracemill.synth.backends.openai.endpoint import Endpoint, Setback, keep_alive, server_message
+from tracemill.synth.backends.openai.pool import Pool, Probe, backoff
+from tracemill.synth.backends.openai.replies import Unusable, read_chat, read_prompt_ids, read_scores, read_text
 
 T = TypeVar("T")
 TRIES = 8
