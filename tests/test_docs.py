@@ -1,0 +1,103 @@
+"""What docs/ says is so: the pages that list things are complete, the examples run, the promises about sampling anew hold."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from tracemill.pipelines import options
+from tracemill.pipelines.build import Built, build
+from tracemill.pipelines.store import Store
+from tracemill.schemas import errors
+from tracemill.schemas.recipe import Budget, EngineTable, ModelTable, Recipe, Source, VerifyTable, load_recipe
+from tracemill.schemas.request import Request
+from tracemill.synth.roles import open_role
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PROBLEMS = ROOT / "data" / "problems" / "arith.jsonl"
+
+
+def read(page: str) -> str:
+    return (DOCS / page).read_text(encoding="utf-8")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def section(text: str, title: str) -> str:
+    """From a heading to the next of its level or above."""
+    level, after = title.split(" ")[0], text.split(f"\n{title}\n", 1)[1]
+    return re.split(rf"^#{{1,{len(level)}}} ", after, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def rows_of(text: str) -> Iterator[list[str]]:
+    """The cells of every table row, heads and rules left out."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    for number, line in enumerate(lines):
+        rule_next = number + 1 < len(lines) and lines[number + 1].startswith("| ---")
+        if not line.startswith("| ---") and not rule_next:
+            yield [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+# ---- options.md
+
+
+def test_the_page_of_options_is_what_the_code_says():
+    assert read("options.md") == "\n\n".join(options.page()) + "\n", (
+        "python -m tracemill.pipelines.options > docs/options.md"
+    )
+
+
+# ---- plugins.md
+
+
+@pytest.fixture
+def examples(tmp_path: Path) -> Path:
+    """A folder with the examples of plugins.md, and the problems they ask for."""
+    text = read("plugins.md")
+    for code in blocks(text, "python"):
+        name = re.match(r"# file: (\w+\.py)\n", code)
+        assert name is not None, f"an example without a file name: {code[:60]}"
+        (tmp_path / name[1]).write_text(code, encoding="utf-8")
+    [recipe] = blocks(text, "toml")
+    (tmp_path / "mine.toml").write_text(recipe, encoding="utf-8")
+    shutil.copy(PROBLEMS, tmp_path / "arith.jsonl")
+    return tmp_path
+
+
+def built(folder: Path, *overrides: str, store: str = "store") -> Built:
+    return build(load_recipe(folder / "mine.toml", overrides), Store(folder / store))
+
+
+def test_the_plugins_of_the_guide_make_a_dataset_together(examples: Path):
+    dataset = built(examples, "source.0.limit=40").dataset
+    rows, rejected = dataset.scan().collect(), dataset.scan("rejected").collect()
+    assert rows.height > 0
+    assert set(rows["look"]) == {1, 2}
+    assert {"n_words", "n_different"} <= set(rows.columns)
+    assert {"filter:correct", "filter:./varied.py:varied", "select:./pick.py:share"} >= {
+        re.sub(r":/.*/", ":./", stage) for stage in rejected["stage"]
+    }
+    assert rows.height + rejected.height == 40 * 2 * 2
+    looks = dataset.scan("looks").collect()
+    assert looks.height == 40 * 2
+    assert set(looks["before"]) <= {"equal", "different", "undecided"}
+
+
+def test_the_guides_method_draws_only_the_difference_when_n_grows(examples: Path):
+    first = built(examples, "source.0.limit=10").tally.meter
+    more = built(examples, "source.0.limit=10", "synth.n=3").tally.meter
+    assert (first.samples_new, more.samples_new, more.samples_replayed) == (40, 20, 40)
+
+
+def test_replies_of_ones_own_answer_in_place_of_the_script_that_ships(examples: Path):
+    script = f"engine.script={examples / 'replies.py'}:reply"
+    samples = built(examples, "source.0.limit=5", script).dataset.scan("samples").collect()
+    assert all(text.startswith("I thought ") for text in samples["text"])
