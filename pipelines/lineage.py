@@ -41,8 +41,21 @@ def identity_of(plan: Plan, source_hashes: Sequence[str]) -> dict[str, Any]:
 
 
 def resolved_toml(recipe: Recipe) -> str:
-    """The recipe with every default spelt out."""
-    return to_toml(recipe.model_dump(mode="json", exclude_none=True))
+    """The recipe with every default spelt out; paths are cut to their last part, for a version may be published."""
+    return to_toml(portable(recipe))
+
+
+def portable(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain data, without the folders of the machine it ran on."""
+    return dict(_without_folders(recipe.model_dump(mode="json", exclude_none=True)))
+
+
+def _without_folders(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_folders(item) for key, item in value.items() if key != "base_urls"}
+    if isinstance(value, list):
+        return [_without_folders(item) for item in value]
+    return value.rpartition("/")[2] if isinstance(value, str) and value.startswith("/") else value
 
 
 def made_from(
@@ -56,7 +69,7 @@ def made_from(
 ) -> MadeFrom:
     """What the manifest says; none of it is in the version id."""
     facts = MadeFrom(
-        recipe=plan.recipe.model_dump(mode="json", exclude_none=True),
+        recipe=portable(plan.recipe),
         sources=_sources(plan, source_hashes, staged),
         models={name: _model_facts(role) for name, role in plan.roles.items()},
         engines={name: role.backend.facts() for name, role in plan.roles.items()},
