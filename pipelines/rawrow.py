@@ -27,7 +27,7 @@ class Limits:
     depth: int = 100
     ratio: int = 200
     """Decoded bytes for each stored byte, looked at from `ratio_from` decoded bytes on."""
-    ratio_from: int = 256 << 20
+    ratio_from: int = 16 << 20
     total_bytes: int = 1 << 40
     """Decoded bytes of one file."""
 

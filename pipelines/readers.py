@@ -22,7 +22,7 @@ Resolve = Callable[[str], Sequence[Path]]
 """The Parquet files of a table of the store, from `name@version/table`."""
 
 _Format = Literal["jsonl", "gzip", "zstd", "parquet", "arrow"]
-_BATCH = 128
+_BATCH = 16  # rows: a table may repeat one long text for next to nothing, and memory holds a batch of them
 _MAGIC: tuple[tuple[bytes, _Format], ...] = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"PAR1", "parquet"), (b"ARROW1", "arrow"),
           (b"\xff\xff\xff\xff", "arrow"))  # fmt: skip
 _SUFFIXES = {".gz": "gzip", ".zst": "zstd", ".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow"}
@@ -116,22 +116,15 @@ def _metered_rows(path: Path, batches: Iterable[pa.RecordBatch], limits: Limits)
             check_ratio(path, decoded, stored, limits)
             yield batch
 
-    try:
-        yield from _table_rows(str(path), metered(), limits)
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: a text column is not UTF-8: {error}; write the file anew") from None
+    return _table_rows(str(path), metered(), limits)
 
 
 def _table_rows(where: str, batches: Iterable[pa.RecordBatch], limits: Limits) -> Iterator[Row | BadRow]:
     number = 0
     for batch in batches:
-        if len(names := batch.schema.names) > len(set(names)):
-            twice = sorted({name for name in names if names.count(name) > 1})
-            raise RecipeError(f"{where}: two columns are named {', '.join(twice)}; rename one of them")
-        batch.validate(full=True)  # offsets and UTF-8: what readers of Arrow trust blindly
+        _check_batch(where, batch)
         wide = batch.nbytes > limits.row_bytes
-        for start in range(0, batch.num_rows, 1 if wide else _BATCH):
-            part = batch.slice(start, 1 if wide else _BATCH)
+        for part in [batch.slice(index, 1) for index in range(batch.num_rows)] if wide else [batch]:
             if part.nbytes > limits.row_bytes:
                 number += 1
                 yield BadRow(number, "too_long", {"bytes": part.nbytes, "at_most": limits.row_bytes})
@@ -142,6 +135,16 @@ def _table_rows(where: str, batches: Iterable[pa.RecordBatch], limits: Limits) -
                     yield BadRow(number, *fault, json_text(columns))
                 else:
                     yield Row(number, columns)
+
+
+def _check_batch(where: str, batch: pa.RecordBatch) -> None:
+    if len(names := batch.schema.names) > len(set(names)):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise RecipeError(f"{where}: two columns are named {', '.join(twice)}; rename one of them")
+    try:
+        batch.validate(full=True)  # offsets and UTF-8, which readers of Arrow trust blindly
+    except pa.ArrowInvalid as error:
+        raise RecipeError(f"{where}: a table that holds what it must not: {error}; write the file anew") from None
 
 
 # ---- folders
@@ -193,8 +196,8 @@ def hub_batches(source: Source) -> Iterator[pa.RecordBatch]:
     with _datasets_errors(str(source.hub)):
         datasets.disable_progress_bars()
         rows = datasets.load_dataset(source.hub, source.config, split=source.split, revision=source.revision)
-    for table in rows.with_format("arrow").iter(batch_size=_BATCH):
-        yield from table.to_batches()
+        for table in rows.with_format("arrow").iter(batch_size=_BATCH):
+            yield from table.to_batches()
 
 
 def _builder(place: str, source: Source) -> Any:

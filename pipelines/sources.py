@@ -43,15 +43,17 @@ class SourceProblem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceRejection:
-    """A row that became no problem; `source` is the index of its `[[source]]`. `row` is JSON text of the row as it was, or of its beginning."""
+    """A row that became no problem."""
 
     source: int
+    """Index of its `[[source]]`."""
     row_number: int
     file: str = ""
     reason: str
     evidence: Mapping[str, Any]
     problem_id: str | None = None
     row: str = "null"
+    """JSON text of the row as it was, or of its beginning."""
 
 
 def read_source(
@@ -127,13 +129,15 @@ def source_hash(source: Source, *, resolve: Resolve | None = None) -> str:
     return digest.hexdigest()
 
 
-def source_key(sources: Iterable[Source], *, resolve: Resolve | None = None, gold_needed: bool = True) -> str:
-    """What all problems of a recipe follow from: the content of its sources and how their columns are read."""
+def source_key(
+    sources: Iterable[Source], *, resolve: Resolve | None = None, gold_needed: bool = True, code: str = ""
+) -> str:
+    """What all problems of a recipe follow from: the content of its sources, and how (`code`: by what) they are read."""
     parts = []
     for source in sources:
         mapping = source.model_dump(mode="json", exclude={"path", "keep"})
         parts.append([source_hash(source, resolve=resolve), source_name(source), mapping])
-    said = msgspec.json.encode([VERSION, gold_needed, parts], order="deterministic")
+    said = msgspec.json.encode([VERSION, code, gold_needed, parts], order="deterministic")
     return hashlib.sha256(said).hexdigest()
 
 
