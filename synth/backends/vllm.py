@@ -167,7 +167,7 @@ class Vllm:
             environment=vllm_args.environment(local=self._local),
             stall=self._stall,
             received=self._received,
-            busy=lambda: bool(self._queue.inside),
+            load=self._queue.longest,
         )
         try:
             ready = await host.start(Setup(self._args), self._start_within)
@@ -189,7 +189,7 @@ class Vllm:
         barren = convictions = 0
         while self._host is not None:
             host, before = self._host, self._answered
-            why = await host.ended
+            why = await asyncio.shield(host.ended)  # close() cancels this task, and then still listens for the end
             self._host = None
             await host.close()
             convicted = self._queue.died()

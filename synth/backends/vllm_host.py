@@ -55,7 +55,7 @@ async def _serve(sock: socket.socket, setup: Setup) -> bool:
     await wire.attach(sock)
     try:
         engine, progress = vllm_engine.build(setup.args)
-        await vllm_engine.warm_up(engine)
+        await vllm_engine.warm_up(engine, progress)
         ready = Ready(vllm_engine.facts(engine), engine.vllm_config.scheduler_config.max_num_seqs)
     except vllm_engine.BadArguments as error:
         wire.send(Unfit(str(error), said=True))

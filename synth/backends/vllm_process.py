@@ -18,6 +18,8 @@ from tracemill.synth.backends.vllm_wire import Beat, Dead, Frames, FromHost, Rea
 HOST = (sys.executable, "-P", "-m", "tracemill.synth.backends.vllm_host")
 """-P: a folder `vllm/` where the build was started must not be taken for the library."""
 LOGS_KEPT = 10
+READS = 500
+"""Tokens of a prompt that even a slow device reads in a second."""
 TELLING = re.compile(r"\b\w*(?:Error|Exception|error)\b: |out of memory|No space left")
 TELLS_NOTHING = re.compile(r"Engine core initialization failed|EngineDeadError|Engine process failed to start")
 
@@ -33,11 +35,11 @@ class HostProcess:
         environment: Mapping[str, str],
         stall: float,
         received: Callable[[FromHost], None],
-        busy: Callable[[], bool],
+        load: Callable[[], int | None],
     ) -> None:
-        """`busy` tells whether anybody waits for an answer: an engine with nothing to do is never hung."""
+        """`load` tells the length of the longest prompt that waits for its answer; None where nobody waits."""
         self._command, self._runtime, self._environment = command, runtime, environment
-        self._stall, self._received, self._busy = stall, received, busy
+        self._stall, self._received, self._load = stall, received, load
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._ready: asyncio.Future[Ready | Unfit] = asyncio.get_running_loop().create_future()
         self._wire = Frames(FromHost, self._take, lambda: self._end("the engine host ended"))
@@ -113,8 +115,9 @@ class HostProcess:
             self.ended.set_result(why)
 
     async def _look(self) -> None:
-        """Count the seconds without progress while somebody waits.
+        """Count the seconds without progress while somebody waits: an engine with nothing to do is never hung.
 
+        A prompt's first token comes when all of it has been read, which is given time by its length.
         A look that comes late counts as two at most: where this very process was stopped, the host's news are still
         unread, and nobody knows yet whether the engine stood still as well.
         """
@@ -123,11 +126,12 @@ class HostProcess:
         while not self.ended.done():
             await asyncio.sleep(each)
             now = time.monotonic()
-            self._quiet = self._quiet + min(now - last, 2 * each) if self._busy() else 0.0
+            load = self._load()
+            self._quiet = 0.0 if load is None else self._quiet + min(now - last, 2 * each)
             last = now
             if self._process is not None and self._process.poll() is not None:
                 self._end(_how(self._process.returncode))
-            elif self._quiet > self._stall:
+            elif self._quiet > self._stall + (load or 0) / READS:
                 self._end(f"no token from any request for {self._stall:g} s")
 
     async def close(self, *, gently: float = 0.0) -> None:

@@ -42,6 +42,10 @@ class Queue:
         """How many suspects are left, those inside the engine included; 0 when all is well."""
         return sum(map(len, self._suspects))
 
+    def longest(self) -> int | None:
+        """Length of the longest prompt inside, in tokens or, an upper bound, characters; None where nobody is."""
+        return max((len(call.ask.prompt) for call in self.inside.values()), default=None)
+
     def add(self, call: Call) -> None:
         self._waiting.append(call)
 
