@@ -19,7 +19,7 @@ from tracemill.schemas.errors import ProblemFailed, RecipeError
 from tracemill.schemas.request import Message, Sampling
 
 PLAIN = "plain-1"
-"""Version of the layout for models without a chat template: contents of the messages, one a paragraph, and a new line."""
+"""Version of the layout for models without a chat template: the messages' contents as they are, a blank line between them."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Renderer:
 
 def plain(messages: Sequence[Message]) -> str:
     """The plain layout: what a completion model is shown."""
-    return "\n\n".join(message["content"].rstrip("\n") for message in messages) + "\n"
+    return "\n\n".join(message["content"] for message in messages)
 
 
 def read_generation_config(folder: Path) -> Sampling:
