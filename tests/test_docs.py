@@ -15,7 +15,7 @@ from tracemill.pipelines.build import Built, build
 from tracemill.pipelines.store import Store
 from tracemill.schemas import errors
 from tracemill.schemas.recipe import Budget, EngineTable, ModelTable, Recipe, Source, VerifyTable, load_recipe
-from tracemill.schemas.request import Request
+from tracemill.schemas.request import Request, Sampling
 from tracemill.synth.roles import open_role
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -101,3 +101,83 @@ def test_replies_of_ones_own_answer_in_place_of_the_script_that_ships(examples: 
     script = f"engine.script={examples / 'replies.py'}:reply"
     samples = built(examples, "source.0.limit=5", script).dataset.scan("samples").collect()
     assert all(text.startswith("I thought ") for text in samples["text"])
+
+
+# ---- recipe.md
+
+PAGES: Mapping[str, type[BaseModel]] = {
+    "## The recipe": Recipe,
+    "## [[source]]": Source,
+    "## [model]": ModelTable,
+    "## [engine]": EngineTable,
+    "## [verify]": VerifyTable,
+    "## [budget]": Budget,
+}
+
+
+@pytest.mark.parametrize("title", PAGES)
+def test_every_key_of_a_recipe_is_explained_with_its_type_and_default(title: str):
+    explained = [[row[0].strip("`"), *row[1:3]] for row in rows_of(section(read("recipe.md"), title))]
+    assert explained == [[name, *type_and_default(field)] for name, field in PAGES[title].model_fields.items()]
+
+
+def type_and_default(field: Any) -> list[str]:
+    if field.is_required():
+        return [options.type_text(field.annotation), "required"]
+    default = field.get_default(call_default_factory=True)
+    table = isinstance(default, BaseModel)
+    return [options.type_text(field.annotation), "`{}`" if table else options.default_text(default)]
+
+
+OTHER_MODEL: Mapping[str, Any] = {
+    "name": "other",
+    "max_tokens": 65,
+    "revision": "abc",
+    "temperature": 0.5,
+    "top_p": 0.9,
+    "top_k": 5,
+    "min_p": 0.1,
+    "stop": ("###",),
+    "system": "Be brief.",
+    "template": "{{ messages[0].content }}",
+    "chat_template_kwargs": {"enable_thinking": True},
+    "think": ("[", "]"),
+    "tokenizer": "",  # another folder, made by the test
+    "seed": 1,
+    "seeds": "none",
+    "dtype": "float32",
+    "quantization": "fp8",
+    "kv_cache_dtype": "fp8",
+    "max_model_len": 1024,
+}
+"""Another value for each key of [model]."""
+
+
+def test_what_the_page_says_about_the_model_keys_is_what_decides_a_request(tmp_path: Path):
+    for name, value in OTHER_MODEL.items():
+        other = {name: other_tokenizer(tmp_path) if name == "tokenizer" else value}
+        says = {row[0].strip("`"): row[3] for row in rows_of(section(read("recipe.md"), "## [model]"))}[name]
+        assert (key_of({}, tmp_path) != key_of(other, tmp_path)) == (says == "samples"), name
+    assert OTHER_MODEL.keys() == ModelTable.model_fields.keys()
+
+
+def key_of(changes: Mapping[str, Any], runtime: Path) -> str:
+    base = {
+        "name": "m",
+        "max_tokens": 64,
+        "tokenizer": "tiny-reasoner",
+        "template": "{{ messages }}{{ enable_thinking }}",
+    }
+    engine = EngineTable(kind="openai", base_urls=("http://127.0.0.1:9/v1",), send="tokens")
+    role = open_role("solver", ModelTable(**{**base, **changes}), engine, runtime=runtime)
+    return role.request("2 + 2?", sampling=Sampling(), prefix=None, tools=None, problem_id="p").key
+
+
+def other_tokenizer(folder: Path) -> str:
+    """The tokenizer that ships with two of its tokens exchanged."""
+    shipped = ROOT / "data" / "models" / "tiny-reasoner" / "tokenizer.json"
+    tokenizer = json.loads(shipped.read_text(encoding="utf-8"))
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["2"], vocabulary["3"] = vocabulary["3"], vocabulary["2"]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    return str(folder)
