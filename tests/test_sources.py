@@ -318,6 +318,13 @@ def bomb(path: Path) -> Path:
     return path
 
 
+def bomb_parquet(path: Path) -> Path:
+    long = pa.array(["x" * 100_000])
+    same = pa.DictionaryArray.from_arrays(pa.array([0] * 1000, pa.int32()), long)
+    pq.write_table(pa.table({"question": same, "answer": ["1"] * 1000}), path)
+    return path
+
+
 def torn_parquet(path: Path) -> Path:
     whole = parquet(path, *ROWS).read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
@@ -341,6 +348,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "utf16.jsonl": (lambda path: path.write_text('{"question": "q"}\n', encoding="utf-16"), "not UTF-8"),
     "latin1.jsonl": (lambda path: jsonl(path, GOOD, '{"question": "ä"}'.encode("latin-1")), "line 2 is not UTF-8: byte 0xe4"),
     "bomb.jsonl.gz": (bomb, "bomb"),
+    "bomb.parquet": (bomb_parquet, "bomb"),
     "torn.jsonl.gz": (lambda path: path.write_bytes(write_gzip(path).read_bytes()[:-12]), "not readable as gzip"),
     "fake.jsonl.gz": (lambda path: jsonl(path, GOOD), "not gzip"),
     "fake.parquet": (lambda path: jsonl(path, GOOD), "not parquet"),
