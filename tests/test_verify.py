@@ -603,3 +603,8 @@ def test_sets_have_no_order_and_tuples_have(numbers, rng):
     as_tuple, other_tuple = ("(" + ",".join(map(str, each)) + ")" for each in (numbers, shuffled))
     assert decide(as_set, other_set).equal is True
     assert decide(as_tuple, other_tuple).equal is (numbers == shuffled)
+
+
+def test_decimals_of_the_same_length_are_compared_digit_by_digit():
+    assert decide("1.23456789012345", "1.23456789012346").equal is False
+    assert decide("1.2345678901234500001", "1.23456789012345").equal is True  # what a double makes of it

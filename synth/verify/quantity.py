@@ -71,7 +71,7 @@ _UNITS: dict[str, tuple[str, Fraction]] = {
 _BRITISH = {"metre": "meter", "litre": "liter"}
 _NOT_UNITS = frozenset(
     {"or", "and", "sin", "cos", "tan", "log", "ln", "exp", "sqrt", "pi", "inf", "nan", "mod", "base", "for", "if", "is", "to",
-     "over", "under"}
+     "over", "under", "dozen"}
 )  # fmt: skip
 
 
@@ -152,7 +152,7 @@ def units_clash(one: str | None, other: str | None) -> bool:
 
 def same_quantity(one: Quantity, other: Quantity) -> bool:
     """Whether two quantities are one answer. Symmetric; reflexive; a missing unit or per cent sign is forgiven."""
-    if units_clash(one.unit, other.unit):
+    if units_clash(one.unit, other.unit) or (one.percent and other.unit) or (other.percent and one.unit):
         return False
     if one.unit is not None and other.unit is not None and one.unit != other.unit:
         (dimension, factor), (other_dimension, other_factor) = _measure(one.unit), _measure(other.unit)
