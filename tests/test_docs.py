@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from tracemill.pipelines.build import Built, build
 from tracemill.pipelines.store import Store
 from tracemill.schemas import errors
 from tracemill.schemas.recipe import Budget, EngineTable, ModelTable, Recipe, Source, VerifyTable, load_recipe
-from tracemill.schemas.request import Request, Sampling
+from tracemill.schemas.request import Sampling
 from tracemill.synth.roles import open_role
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -181,3 +181,90 @@ def other_tokenizer(folder: Path) -> str:
     vocabulary["2"], vocabulary["3"] = vocabulary["3"], vocabulary["2"]
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
     return str(folder)
+
+
+# ---- operations.md
+
+BASE = """
+name = "base"
+[source]
+path = "arith.jsonl"
+limit = 12
+[model]
+name = "tiny-reasoner"
+max_tokens = 64
+[engine]
+kind = "scripted"
+[synth]
+use = "sample"
+n = 4
+[[filters]]
+use = "correct"
+[[select]]
+use = "keep"
+"""
+CHANGES = [
+    (row[0].strip("`"), *row[1:])
+    for row in rows_of(section(read("operations.md"), "## What samples anew, and what does not"))
+]
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder with a recipe that was built, and the version of that build."""
+    folder = tmp_path_factory.mktemp("operations")
+    shutil.copy(PROBLEMS, folder)
+    (folder / "mine.toml").write_text(BASE, encoding="utf-8")
+    first = built(folder)
+    assert first.tally.meter.samples_new == 48
+    return folder, first.dataset.version
+
+
+def test_the_table_of_changes_names_one_of_each_kind():
+    assert {(drawn, version) for _, drawn, version in CHANGES} == {
+        ("the difference", "another"),
+        ("nothing", "another"),
+        ("nothing", "the same"),
+        ("all", "another"),
+    }
+
+
+@pytest.mark.parametrize(("change", "drawn", "version"), CHANGES, ids=[change[0] for change in CHANGES])
+def test_a_change_samples_what_the_table_says(change: str, drawn: str, version: str, before: tuple[Path, str]):
+    folder, old = before
+    if change == 'engine.kind="openai"':  # no server is asked: the keys decide
+        assert key_by_kind(folder, "openai") != key_by_kind(folder, "scripted")
+        return
+    after = built(folder, change)
+    meter = after.tally.meter
+    assert (meter.samples_new > 0, meter.samples_replayed > 0) == {
+        "nothing": (False, True),
+        "the difference": (True, True),
+        "all": (True, False),
+    }[drawn]
+    assert (after.dataset.version == old) == (version == "the same")
+
+
+def key_by_kind(folder: Path, kind: str) -> str:
+    recipe = load_recipe(folder / "mine.toml", [f"engine.kind={kind}", "engine.base_urls=['http://127.0.0.1:9/v1']"])
+    role = open_role("solver", recipe.models["solver"], recipe.engines["solver"], runtime=folder)
+    return role.request("2 + 2?", sampling=Sampling(), prefix=None, tools=None, problem_id="p").key
+
+
+def test_every_exit_code_is_explained():
+    codes = {
+        int(code) for row in rows_of(section(read("operations.md"), "## Exit codes")) for code in row[0].split(", ")
+    }
+    raised = {
+        kind.exit_code
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.TracemillError)
+    }
+    assert codes == (raised - {errors.TracemillError.exit_code}) | {0, 5, 143}
+
+
+@pytest.mark.parametrize("page", sorted(page.name for page in DOCS.glob("*.md")))
+def test_links_of_the_docs_lead_to_files_that_are_there(page: str):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", read(page)):
+        if "://" not in target:
+            assert (DOCS / target).exists(), target
