@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from tracemill.schemas.errors import DiskFull, RecipeError, TracemillError
+from tracemill.schemas.errors import DiskFull, EngineLost, RecipeError, TracemillError
 
 if TYPE_CHECKING:
     from tracemill.pipelines.build import Built
@@ -23,25 +23,36 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="tracemill",
     help="Turn problems into verified, versioned reasoning data with a real model, and survive kill -9.",
+    epilog="A first try that needs no model: tracemill build demo-scripted. Exit codes: 0 done; 2 the recipe, an input or a "
+    "server is wrong, nothing was sampled; 3 the engine was lost, run again; 4 stopped by a promise, the message says which; "
+    "5 a budget was reached, a partial version stands; 6 disk full; 130 and 143 interrupted, run again.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one that ships.")]
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one that ships, such as demo-scripted.")
+]
 StoreOption = Annotated[
-    Path, typer.Option("--store", envvar="TRACEMILL_STORE", help="The folder that holds datasets and the journal.")
+    Path, typer.Option("--store", envvar="TRACEMILL_STORE", help="The folder of datasets and journal, on a local disk.")
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as synth.n=4 or source.0.path=x.jsonl."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a key of the recipe, such as synth.n=4 or source.0.path=x.jsonl; repeatable.",
+    ),
 ]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="End with one line of JSON on stdout; progress goes to stderr.")
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the version's path.")]
-RefArgument = Annotated[str, typer.Argument(metavar="REF", help="name, name@version or name@latest.")]
+RefArgument = Annotated[
+    str, typer.Argument(metavar="REF", help="NAME, for its newest complete version, or NAME@VERSION.")
+]
 STORE = Path("data/store")
 
 
@@ -50,11 +61,13 @@ def build(
     recipe: RecipeArgument,
     store: StoreOption = STORE,
     overrides: SetOption = None,
-    partial: Annotated[bool, typer.Option("--partial", help="Sample nothing; commit what is done.")] = False,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Sample nothing; commit what is done as a partial version.")
+    ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Build a dataset, or go on where the last build of it stopped."""
+    """Build a dataset, or go on where the last build of it stopped: after any crash, run the same command again."""
     _build(recipe, store, overrides, given=False, partial=partial, as_json=as_json, quiet=quiet)
 
 
@@ -83,7 +96,7 @@ def demo(store: StoreOption = STORE, quiet: QuietOption = False) -> None:
 
 @app.command()
 def check(recipe: RecipeArgument, store: StoreOption = STORE, overrides: SetOption = None) -> None:
-    """Resolve everything a recipe names and read its sources; sample nothing."""
+    """Resolve everything a recipe names, read its sources and reach its servers; sample nothing."""
     from tracemill.pipelines.preview import check as checked
 
     with _errors():
@@ -107,7 +120,10 @@ def preview(
 
 
 @app.command()
-def status(name: Annotated[str | None, typer.Argument(help="One dataset.")] = None, store: StoreOption = STORE) -> None:
+def status(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A dataset; all of them unless given.")] = None,
+    store: StoreOption = STORE,
+) -> None:
     """Tell what is running or resumable, how far, and at what rate."""
     from tracemill.pipelines.inspect import status_lines
 
@@ -211,9 +227,12 @@ def _recipe(name: str, overrides: list[str] | None) -> Recipe:
     from tracemill.schemas.recipe import load_recipe
 
     path = Path(name)
-    shipped = Path(__file__).resolve().parent.parent / "data" / "recipes" / f"{name}.toml"
-    if not path.exists() and os.sep not in name and shipped.is_file():
-        path = shipped
+    folder = Path(__file__).resolve().parent.parent / "data" / "recipes"
+    if not path.is_file() and path.suffix != ".toml" and os.sep not in name:
+        path = folder / f"{name}.toml"
+        if not path.is_file():
+            shipped = ", ".join(sorted(file.stem for file in folder.glob("*.toml")))
+            raise RecipeError(f"no recipe file {name!r} here, and none of that name ships; those that do: {shipped}")
     return load_recipe(path, overrides or ())
 
 
@@ -228,6 +247,9 @@ def _errors(*, as_json: bool = False) -> Iterator[None]:
     """Turn errors into one clear message and the exit code of the contract."""
     try:
         yield
+    except EngineLost as error:
+        again = "" if "run again" in str(error) else "; what was sampled is kept: run the same command again"
+        _fail(f"{error}{again}", error.exit_code, as_json=as_json)
     except TracemillError as error:
         _fail(str(error), error.exit_code, as_json=as_json)
     except KeyboardInterrupt:

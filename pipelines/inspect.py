@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +28,16 @@ def built_lines(built: "Built") -> Iterator[str]:
     yield f"version   {built.dataset}"
     yield f"path      {built.dataset.path}"
     yield ""
-    yield f"next      tracemill show {built.dataset.name}"
+    yield f"next      tracemill show {_shortest_ref(built.dataset)}"
     yield f"          python -c \"from datasets import load_dataset; print(load_dataset('{built.dataset.path}'))\""
+
+
+def _shortest_ref(dataset: Dataset) -> str:
+    """What to type after `tracemill show` to see just this version, from the folder of the build."""
+    ref = dataset.name if dataset.manifest()["complete"] else str(dataset)
+    root = dataset.path.parent.parent
+    found = Path(os.environ.get("TRACEMILL_STORE") or "data/store").expanduser().absolute()
+    return ref if root == found else f"{ref} --store {root}"
 
 
 def opened_lines(dataset: Dataset) -> Iterator[str]:
