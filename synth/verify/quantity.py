@@ -184,7 +184,7 @@ def _same_value(one: Quantity, other: Quantity) -> bool:
     if not fine.decimals or coarse.decimals == fine.decimals:
         return False
     # 17.999999999999996 is what binary floating point makes of 18
-    artefact = fine.digits >= 15 and abs(fine.value - coarse.value) <= abs(coarse.value) / 10**12
+    artefact = fine.digits >= 15 and abs(fine.value - coarse.value) <= abs(coarse.value) / 10**14
     endless = coarse.decimals is None and coarse.value.denominator > 1 and not _terminates(coarse.value)
     if endless:
         return artefact or rounds_to(fine, coarse.value)
