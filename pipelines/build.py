@@ -23,7 +23,7 @@ from tracemill.pipelines.curate import Decisions, decide
 from tracemill.pipelines.export import write_view
 from tracemill.pipelines.lineage import card_of, identity_of, made_from, resolved_toml
 from tracemill.pipelines.outcomes import Record
-from tracemill.pipelines.plan import Plan, resolve
+from tracemill.pipelines.plan import Plan, code_hash, resolve
 from tracemill.pipelines.progress import Report
 from tracemill.pipelines.readers import Resolve
 from tracemill.pipelines.sources import read_source, source_hash, source_key
@@ -87,6 +87,7 @@ def build(
         try:
             tally = asyncio.run(_synthesized(plan, spool, shop, report, only_known=partial))
             why_partial = _why_partial(tally, spool, partial=partial)
+            _refuse_if_all_failed(tally)
             report.step("staging")
             staged = stage(_records(spool, tally), work / "staged")
             _all_there(staged, spool, why_partial)
@@ -130,7 +131,7 @@ def read_problems(plan: Plan, store: Store, spool: Spool, report: Report) -> Non
     """Read every source to its end, unless the spool holds just these problems from an earlier run."""
     report.step("reading problems")
     sources = plan.recipe.source
-    key = source_key(sources, resolve=_resolver(store))
+    key = source_key(sources, resolve=_resolver(store), code=code_hash())
     if not spool.has_problems(key):
         rows = (row for i, source in enumerate(sources) for row in read_source(source, i, resolve=_resolver(store)))
         spool.ingest(key, rows)
@@ -163,6 +164,15 @@ def _why_partial(tally: Tally, spool: Spool, *, partial: bool) -> str | None:
     if partial and tally.done < spool.count_problems():
         return f"--partial: {tally.done:,} of {tally.total:,} problems are done"
     return tally.stopped
+
+
+def _refuse_if_all_failed(tally: Tally) -> None:
+    """A run in which nothing worked is a mistake however much is tolerated: its version would be empty."""
+    if tally.failed and tally.failed == tally.done:
+        common = "; ".join(f"{count:,} x {reason}" for reason, count in tally.failures.most_common(3))
+        raise TooManyFailures(
+            f"all {tally.failed:,} problems failed: {common}; nothing is committed, mend that and run again"
+        )
 
 
 def _all_there(staged: Staged, spool: Spool, why_partial: str | None) -> None:

@@ -12,7 +12,7 @@ from tracemill.schemas.errors import ProblemFailed
 from tracemill.schemas.rows import Outcome, Problem, Rejection, Trace, Verdict
 from tracemill.synth.engine import Drawn, ProblemEngine
 from tracemill.synth.reply import split_reasoning
-from tracemill.synth.roles import THINK
+from tracemill.synth.roles import THINK, Role
 
 
 class Refused(msgspec.Struct, array_like=True):
@@ -155,7 +155,7 @@ def _row(plan: Plan, problem: Problem, trace: Trace, verdict: Verdict | None) ->
         "correct": verdict.correct if verdict else None,
         "verdict": verdict_text(verdict) if verdict else None,
         "n_tokens": trace.n_tokens,
-        "tokenizer": solver.tokenizer if solver else "words",
+        "tokenizer": trace.counted or _counter(solver, trace),
         "finish_reason": trace.finish_reason,
         "model": trace.model,
         "source": problem.source,
@@ -164,6 +164,11 @@ def _row(plan: Plan, problem: Problem, trace: Trace, verdict: Verdict | None) ->
         "key": trace.key,
         **trace.columns,
     }
+
+
+def _counter(solver: Role | None, trace: Trace) -> str:
+    """Whose tokens are counted: the solver's, or words for a given trace without a tokenizer at hand."""
+    return solver.tokenizer if solver and (trace.key or solver.renderer) else "words"
 
 
 def _refused(plan: Plan, problem: Problem, trace: Trace | None, why: Rejection) -> Refused:

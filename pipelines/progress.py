@@ -176,7 +176,7 @@ def snapshot(tally: Tally) -> dict[str, Any]:
 def line(tally: Tally) -> str:
     """One line that says how far a run is."""
     shot = snapshot(tally)
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in tally.reasons.most_common(4))
+    reasons = ", ".join(f"{reason[:60]} {count:,}" for reason, count in tally.reasons.most_common(4))
     return (
         f"{tally.done:,}/{tally.total:,} problems, samples {shot['samples_new']:,} new {shot['samples_replayed']:,} replayed, "
         f"{shot['tokens_per_second']:,.0f} tok/s, left {span(shot['eta_seconds'])}{f', {reasons}' if reasons else ''}"

@@ -128,6 +128,8 @@ class Completion:
     token_ids: "array[int] | None" = None
     """As sampled, the stop token included; None where the server does not tell. Never re-encoded from the text."""
     scores: TokenScores | None = None
+    counted: str | None = None
+    """Whose count `n_tokens` is where it is not the role's tokenizer's: `usage` (the server's word) or `words`."""
     key: str = ""
     """The key of its request; filled in by the engine."""
 

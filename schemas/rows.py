@@ -46,6 +46,8 @@ class Trace:
     n_tokens: int
     finish_reason: str
     model: str
+    counted: str | None = None
+    """Whose count `n_tokens` is, where it is not that of the solver's tokenizer."""
     key: str | None = None
     """The key of the completion it is made of; None for a given trace."""
     columns: Mapping[str, Any] = field(default_factory=dict)
@@ -75,6 +77,7 @@ class Trace:
             n_tokens=completion.n_tokens,
             finish_reason=completion.finish_reason,
             model=model,
+            counted=completion.counted,
             key=completion.key,
             columns=columns,
         )

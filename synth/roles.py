@@ -145,7 +145,7 @@ def open_role(name: str, model: ModelTable, engine: EngineTable, *, runtime: Pat
         renderer=renderer,
         defaults=asked.over(defaults),
         send=send,
-        tokenizer=renderer.name if renderer else "usage" if engine.kind == "openai" else "words",
+        tokenizer=renderer.name if renderer else model.name if engine.kind == "openai" else "words",
         system=model.system,
         template_kwargs=model.chat_template_kwargs,
         think=model.think or THINK,

@@ -24,7 +24,7 @@ from aiohttp import web
 
 Answer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 FAULTS = (
-    "429", "429-after", "500", "503", "408", "reset", "truncated", "html", "no-choices", "abort", "no-logprobs",
+    "429", "429-after", "500", "503", "408", "reset", "truncated", "html", "no-choices", "abort", "no-text",
 )  # fmt: skip
 """What passes when asked again. `hang` and `drip` end only when the client has had enough or the server is let go."""
 
@@ -248,10 +248,9 @@ class Loopback:
             said["choices"] = []
         elif fault == "abort":
             said["choices"] = [said["choices"][0] | {"finish_reason": "abort"}]
-        elif fault == "no-logprobs":
-            # Only a fault to whoever asked; without a way to count tokens it is one to everybody.
-            lacking = {k: v for k, v in said["choices"][0].items() if k not in ("logprobs", "token_ids")}
-            said |= {"choices": [lacking], "usage": None}
+        elif fault == "no-text":
+            lacking = {k: v for k, v in said["choices"][0].items() if k not in ("text", "message", "logprobs")}
+            said["choices"] = [lacking]
         text = json.dumps(said).encode()
         if fault not in ("truncated", "drip"):
             return web.Response(body=text, content_type="application/json")

@@ -45,6 +45,7 @@ class _Completion(msgspec.Struct, array_like=True, tag="completion"):
     prompt_tokens: int
     token_ids: _Ids | None
     scores: _Scores | None
+    counted: str | None = None
 
 
 class _Verdict(msgspec.Struct, array_like=True, tag="verdict"):
@@ -70,6 +71,7 @@ def encode(value: Value) -> bytes:
                 prompt_tokens=value.prompt_tokens,
                 token_ids=None if value.token_ids is None else _pack_ids(value.token_ids),
                 scores=None if value.scores is None else _pack_scores(value.scores, value.token_ids),
+                counted=value.counted,
             )
         )
     if isinstance(value, TokenScores):
@@ -96,6 +98,7 @@ def decode(payload: bytes, key: str) -> Value:
             prompt_tokens=packed.prompt_tokens,
             token_ids=ids,
             scores=None if packed.scores is None else _unpack_scores(packed.scores, ids),
+            counted=packed.counted,
             key=key,
         )
     if isinstance(packed, _Scores):

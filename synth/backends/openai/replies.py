@@ -168,9 +168,12 @@ def _completion(text: str, choice: _TextChoice | _ChatChoice, reply: _Reply, sco
     if reason not in ("stop", "length"):
         raise Unusable(f"finish_reason {reason!r}: the completion is not whole")
     usage = reply.usage or _Usage()
-    count = len(choice.token_ids) if choice.token_ids is not None else usage.completion_tokens
-    if count is None:
-        raise Unusable("neither token_ids nor usage.completion_tokens in the reply: nobody can count its tokens")
+    count: int | None = usage.completion_tokens
+    counted: str | None = "usage"
+    if choice.token_ids is not None:
+        count, counted = len(choice.token_ids), None
+    elif count is None:
+        count, counted = len(text.split()), "words"
     return Completion(
         text=text,
         finish_reason=reason,  # type: ignore[arg-type]  # narrowed above, through `not in`
@@ -178,6 +181,7 @@ def _completion(text: str, choice: _TextChoice | _ChatChoice, reply: _Reply, sco
         prompt_tokens=usage.prompt_tokens,
         token_ids=array("i", choice.token_ids) if choice.token_ids is not None else None,
         scores=scores,
+        counted=counted,
     )
 
 
