@@ -95,6 +95,7 @@ def build(
             decisions = decide(plan, staged.traces.scan(), staged.problems.scan())
             report.step("committing")
             dataset = _commit(plan, store, spool, shop, staged, decisions, tally, why_partial)
+            staged.remove()
         finally:
             shop.journal.close()
     built = Built(dataset, tally, why_partial)

@@ -1,6 +1,6 @@
 """From the records of a spool to columns on disk: what filters and selectors can look at without holding it in memory.
 
-spool ──▶ <work>/staged/{traces,problems,refused,samples,table-NAME}/00000.parquet, ... , in the order of problem_id
+spool ──▶ <work>/staged/{traces,problems,refused,samples,table-NAME}/000000.parquet, ... , in the order of problem_id
 """
 
 import shutil
@@ -18,8 +18,8 @@ from tracemill.pipelines.outcomes import Record
 from tracemill.schemas.rows import Problem
 from tracemill.schemas.tables import PROBLEMS, REJECTED, ROWS, SAMPLES
 
-PART_ROWS = 20_000
-PART_BYTES = 128 << 20
+PART_ROWS, PART_BYTES = 4096, 32 << 20
+"""A part is rows of Python objects until it is written, which take several times its bytes."""
 
 SAMPLE_REFS = pa.schema(
     [field for field in SAMPLES if field.name not in ("text", "token_ids", "n_tokens", "finish_reason")]
@@ -38,7 +38,7 @@ class Parts:
         self.folder, self.schema = folder, schema
         self.rows = 0
         self._pile: list[Mapping[str, Any]] = []
-        self._bytes = 0
+        self._bytes = self._written = 0
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
         for row in rows:
@@ -50,9 +50,10 @@ class Parts:
     def flush(self) -> None:
         if not self._pile:
             return
-        file = self.folder / f"{len(self.files()):05}.parquet"
+        file = self.folder / f"{self._written:06}.parquet"
         with watch_disk(file):
             pq.write_table(self._table(), file, compression="lz4")
+        self._written += 1
         self.rows += len(self._pile)
         self._pile, self._bytes = [], 0
 
@@ -66,9 +67,16 @@ class Parts:
             return pl.DataFrame(self.schema.empty_table()).lazy()
         return pl.concat(frames, how="diagonal_relaxed")
 
+    def frames(self) -> Iterator[pl.DataFrame]:
+        """The parts, one in memory at a time, each with the columns and types of the whole."""
+        whole = self.scan().collect_schema().to_frame()
+        for file in self.files():
+            yield pl.concat([whole, pl.read_parquet(file)], how="diagonal_relaxed")
+
     def _table(self) -> pa.Table:
         known = set(self.schema.names)
-        table = pa.Table.from_pylist([{k: row.get(k) for k in self.schema.names} for row in self._pile], self.schema)
+        columns = [pa.array([row.get(field.name) for row in self._pile], field.type) for field in self.schema]
+        table = pa.Table.from_arrays(columns, schema=self.schema)
         for name in dict.fromkeys(name for row in self._pile for name in row if name not in known):
             table = table.append_column(name, _column([row.get(name) for row in self._pile]))
         return table
@@ -115,6 +123,10 @@ class Staged:
             if name not in self.tables:
                 self.tables[name] = Parts(self.folder / f"table-{name}", pa.schema([("problem_id", pa.string())]))
             self.tables[name].add({"problem_id": pid, **row} for row in rows)
+
+    def remove(self) -> None:
+        """Give the disk back: the version has it all."""
+        shutil.rmtree(self.folder)
 
     def close(self) -> None:
         for parts in (self.traces, self.problems, self.refused, self.samples, *self.tables.values()):
