@@ -1,8 +1,7 @@
 """From staged columns and decisions to the tables of a version, streamed: what is wide is in memory a part at a time."""
 
-import heapq
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,9 +75,25 @@ def _chosen(traces: Parts, decisions: Decisions) -> tuple[pa.Schema, Iterator[pl
     schema = arrow_schema(wanted.collect_schema(), ROWS)
     if not order.is_sorted():  # ids that hold characters before '/' can sort unlike their problems
         return schema, iter([wanted.sort("id").collect().select(schema.names)])
-    return schema, (
-        _fill(_with_decision(pl.scan_parquet(file), decisions.chosen).collect(), schema) for file in traces.files()
-    )
+    return schema, _chosen_parts(traces, decisions, schema.names)
+
+
+def _chosen_parts(traces: Parts, decisions: Decisions, names: Sequence[str]) -> Iterator[pl.DataFrame]:
+    added = [name for name in decisions.frame.columns if name not in DECISION]
+    for part, decided in _beside_decisions(traces, decisions):
+        chosen = decided["stage"].is_null()
+        yield part.filter(chosen).hstack(decided.filter(chosen).select(added).get_columns()).select(names)
+
+
+def _beside_decisions(traces: Parts, decisions: Decisions) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+    """Each part of the traces and, row by row, what was decided about it."""
+    start = 0
+    for part in traces.frames():
+        decided = decisions.frame.slice(start, part.height)
+        start += part.height
+        if not decided["id"].equals(part["id"]):  # a stage was free to change the order
+            decided = part.select("id").join(decisions.frame, on="id", how="left", maintain_order="left")
+        yield part, decided
 
 
 def _in_order(traces: Parts, decisions: Decisions) -> pl.LazyFrame:
@@ -91,54 +106,44 @@ def _with_decision(traces: pl.LazyFrame, chosen: pl.DataFrame) -> pl.LazyFrame:
     return traces.join(chosen.lazy().select("id", *added), on="id", how="inner", maintain_order="left")
 
 
-def _fill(frame: pl.DataFrame, schema: pa.Schema) -> pl.DataFrame:
-    """A part with the columns that only other parts have."""
-    missing = [pl.lit(None).alias(name) for name in schema.names if name not in frame.columns]
-    return frame.with_columns(missing).select(schema.names)
-
-
 def _rejected(
     staged: Staged, decisions: Decisions, source_rejections: Iterable[Mapping[str, Any]]
-) -> Iterator[list[dict[str, Any]]]:
+) -> Iterator[pl.DataFrame]:
     """Rows lost at the source, problems and traces turned down by the method, traces turned down later: merged in order."""
-    streams = [
-        sorted((dict(row) for row in source_rejections), key=_rejected_order),
-        _rows_of(staged.refused),
-        _turned_down(staged.traces, decisions),
-    ]
-    batch: list[dict[str, Any]] = []
-    for row in heapq.merge(*streams, key=_rejected_order):
-        batch.append(row)
-        if len(batch) == 4096:
-            yield batch
-            batch = []
-    yield batch
+    order = order_of("rejected", REJECTED)
+    lost = pl.DataFrame(pa.Table.from_pylist([dict(row) for row in source_rejections], REJECTED)).sort(order)
+    nameless = pl.col("problem_id").is_null()
+    yield lost.filter(nameless)
+    streams = [iter([lost.filter(~nameless)]), staged.refused.frames(), _turned_down(staged.traces, decisions)]
+    for piece in _merged(streams, "problem_id"):
+        yield piece.sort(order)
 
 
-def _rejected_order(row: Mapping[str, Any]) -> tuple[tuple[bool, str], ...]:
-    columns = order_of("rejected", REJECTED)
-    return tuple((row[name] is not None, row[name] or "") for name in columns)
+def _merged(streams: Sequence[Iterator[pl.DataFrame]], by: str) -> Iterator[pl.DataFrame]:
+    """Streams that are sorted by one column, as one: what equals in it comes in one piece, in no order within it."""
+    reached = dict.fromkeys(range(len(streams)), "")
+    held: list[pl.DataFrame] = []
+    while reached:
+        slowest = min(reached, key=reached.__getitem__)
+        piece = next(streams[slowest], None)
+        if piece is None:
+            del reached[slowest]
+        elif piece.height:
+            reached[slowest] = piece[by][-1]
+            held.append(piece)
+        if not held:
+            continue
+        rows = pl.concat(held)
+        complete = rows[by] < min(reached.values()) if reached else rows[by].is_not_null()
+        yield rows.filter(complete)
+        held = [rows.filter(~complete)]
 
 
-def _rows_of(parts: Parts) -> Iterator[dict[str, Any]]:
-    """Rows of one problem are sorted here as the table wants them; parts are in the order of problems."""
-    for file in parts.files():
-        yield from sorted(pl.read_parquet(file).iter_rows(named=True), key=_rejected_order)
-
-
-def _turned_down(traces: Parts, decisions: Decisions) -> Iterator[dict[str, Any]]:
-    down = decisions.frame.filter(pl.col("stage").is_not_null()).select(*DECISION)
-    for file in traces.files():
-        scan = pl.scan_parquet(file)
-        columns = scan.collect_schema().names()
-        row = pl.struct(columns).struct.json_encode().alias("row")
-        frame = (
-            scan.select("id", "problem_id", row)
-            .join(down.lazy(), on="id", how="inner")
-            .select(REJECTED.names)
-            .collect()
-        )
-        yield from sorted(frame.iter_rows(named=True), key=_rejected_order)
+def _turned_down(traces: Parts, decisions: Decisions) -> Iterator[pl.DataFrame]:
+    for part, decided in _beside_decisions(traces, decisions):
+        down = decided["stage"].is_not_null()
+        rows = part.filter(down).select("problem_id", row=pl.struct(part.columns).struct.json_encode())
+        yield rows.hstack(decided.filter(down).select(*DECISION).get_columns()).select(REJECTED.names)
 
 
 def _problems(staged: Staged, decisions: Decisions) -> Iterator[pl.DataFrame]:
@@ -147,8 +152,10 @@ def _problems(staged: Staged, decisions: Decisions) -> Iterator[pl.DataFrame]:
     why = pl.concat_str("stage", "reason", separator=": ").drop_nulls().first()
     fate = decisions.frame.group_by(problem).agg(chosen=pl.col("stage").is_null().any(), why=why)
     seen = 0
-    for file in staged.problems.files():
-        frame = pl.read_parquet(file).join(fate, on="problem_id", how="left", maintain_order="left")
+    for part in staged.problems.frames():
+        ids = part["problem_id"]
+        theirs = fate.filter(pl.col("problem_id").is_between(pl.lit(ids[0]), pl.lit(ids[-1])))
+        frame = part.join(theirs, on="problem_id", how="left", maintain_order="left")
         open_, chosen = pl.col("outcome").is_null(), pl.col("chosen").fill_null(value=False)
         settled = frame.with_columns(
             outcome=pl.when(open_ & chosen)
