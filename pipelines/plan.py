@@ -14,13 +14,15 @@ import polars as pl
 from tracemill.pipelines import catalog
 from tracemill.pipelines.catalog import Plugin
 from tracemill.pipelines.export import find_view
+from tracemill.pipelines.foresee import check_steps
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import EngineTable, Recipe, Step
 from tracemill.schemas.request import Capability
 from tracemill.schemas.rows import Problem
 from tracemill.schemas.views import View
 from tracemill.synth.backends.scripted import Reply
-from tracemill.synth.roles import Role, open_role
+from tracemill.synth.models import open_role
+from tracemill.synth.roles import Role
 from tracemill.synth.verify import Verifier
 
 
@@ -106,6 +108,7 @@ def resolve(recipe: Recipe, *, given: bool = False, runtime: Path, reply: Reply 
         verifier=_verifier(recipe),
     )
     _check_capabilities(plan)
+    check_steps(plan)
     return plan
 
 

@@ -1,33 +1,17 @@
-"""From a recipe's `[model]` and `[engine]` to something that can be asked: identity, rendering and backend of one role."""
+"""One model of a build, ready to be asked: its identity, how it is shown a prompt, and the backend that answers."""
 
-import hashlib
-import importlib.util
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from tracemill.schemas.errors import RecipeError
-from tracemill.schemas.own import function_of, load_file
-from tracemill.schemas.recipe import EngineTable, ModelTable, suggest
-from tracemill.schemas.request import Adapter, Backend, Message, Model, Prompt, Request, Sampling
-from tracemill.synth.backends.scripted import Reply, Scripted, guess
-from tracemill.synth.render import Renderer, plain, read_generation_config
-
-EMBEDDED = Path(__file__).resolve().parent.parent / "data" / "models"
-"""The models that ship with tracemill."""
-
-NEUTRAL = Sampling(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, stop=())
-"""How to draw where neither the recipe nor a generation config says."""
+from tracemill.schemas.request import Backend, Message, Model, Prompt, Request, Sampling
+from tracemill.synth.render import Renderer, plain
 
 THINK = ("<think>", "</think>")
 """The delimiters of thoughts unless a recipe names others; a model that writes none is not affected."""
-
-TOKENIZER_FILES = ["*.json", "*.jinja"]
 
 
 @dataclass(frozen=True)
@@ -104,222 +88,10 @@ class Role:
         return self.renderer.count(text) if self.renderer else len(text.split())
 
 
-def open_role(name: str, model: ModelTable, engine: EngineTable, *, runtime: Path, reply: Reply | None = None) -> Role:
-    """Resolve one role without starting anything; whatever is wrong is a RecipeError that names `models.<name>`.
-
-    `runtime` is the folder where a running engine leaves its record; `reply` answers in place of a script.
-    """
-    if model.seeds == "none" and engine.kind == "scripted":
-        raise RecipeError(f"models.{name}: seeds = 'none' means nothing to a scripted engine; leave it out")
-    folder, revision = _find(name, model, engine)
-    renderer = _renderer(name, model, engine, folder)
-    send = {"vllm": "tokens", "scripted": "text", "openai": engine.send}[engine.kind]
-    if send == "tokens" and renderer is None:
-        raise RecipeError(f"models.{name}: send = 'tokens' renders here; name a folder or Hub id: tokenizer = '...'")
-    if model.template is not None and send == "chat":
-        raise RecipeError(
-            f"models.{name}: with send = 'chat' the server renders; set engine.send = 'tokens' to use template"
-        )
-    backend = _backend(name, model, engine, folder, runtime, reply)
-    defaults = (renderer.generation if renderer else NEUTRAL).over(NEUTRAL)
-    asked = Sampling(
-        temperature=model.temperature,
-        top_p=model.top_p,
-        top_k=model.top_k,
-        min_p=model.min_p,
-        max_tokens=model.max_tokens,
-        stop=model.stop,
-    )
-    return Role(
-        name=name,
-        model=Model(
-            name=Path(model.name).name if _is_path(model.name) else model.name,
-            revision=revision,
-            dtype=model.dtype,
-            quantization=model.quantization,
-            kv_cache_dtype=model.kv_cache_dtype,
-            max_model_len=model.max_model_len,
-            template="server" if send == "chat" else renderer.identity if renderer else "plain-1",
-        ),
-        backend=backend,
-        renderer=renderer,
-        defaults=asked.over(defaults),
-        send=send,
-        tokenizer=renderer.name if renderer else model.name if engine.kind == "openai" else "words",
-        system=model.system,
-        template_kwargs=model.chat_template_kwargs,
-        think=model.think or THINK,
-        run_seed=model.seed,
-        seeds=model.seeds,
-    )
-
-
-def _is_path(name: str) -> bool:
-    return name.startswith(("/", "./", "../", "~"))
-
-
-def _local(name: str) -> Path | None:
-    """The folder of an embedded or local model; None where the name is a Hub id or a served name."""
-    if _is_path(name):
-        return Path(name).expanduser()
-    return EMBEDDED / name if (EMBEDDED / name).is_dir() and "/" not in name else None
-
-
-def _find(role: str, model: ModelTable, engine: EngineTable) -> tuple[Path | None, str]:
-    """Where the model's files are, if they are here, and what proves its revision."""
-    folder = _local(model.name)
-    if folder is None:
-        if engine.kind == "vllm":
-            return _from_hub(role, model)
-        return None, model.revision or "unverified"
-    if not folder.is_dir():
-        raise RecipeError(f"models.{role}.name: no folder {folder}; name a model folder, a Hub id or a served model")
-    if engine.kind != "vllm":
-        return folder, model.revision or "unverified"
-    if not (folder / "config.json").is_file():
-        raise RecipeError(f"models.{role}.name: {folder} has no config.json, so it is not a model folder")
-    if not any(folder.glob("*.safetensors")):
-        raise RecipeError(f"models.{role}.name: {folder} has no *.safetensors, so there are no weights to load")
-    revision = hash_folder(folder)
-    if model.revision not in (None, revision):
-        raise RecipeError(f"models.{role}.revision is {model.revision}, but the files in {folder} hash to {revision}")
-    return folder, revision
-
-
-def hash_folder(folder: Path) -> str:
-    """SHA-256 over names and contents of the files that decide what a model says, 16 hex digits."""
-    digest = hashlib.sha256()
-    for file in sorted(p for p in folder.iterdir() if p.suffix in {".safetensors", ".json", ".jinja", ".model"}):
-        with file.open("rb") as stream:
-            digest.update(f"{file.name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
-    return f"sha256:{digest.hexdigest()[:16]}"
-
-
-def _from_hub(role: str, model: ModelTable) -> tuple[Path, str]:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    known = sorted(p.name for p in EMBEDDED.iterdir() if p.is_dir()) if EMBEDDED.is_dir() else []
-    try:
-        folder = snapshot_download(model.name, revision=model.revision)
-    except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, ValueError, OSError) as error:
-        hint = suggest(model.name, known)
-        raise RecipeError(
-            f"models.{role}.name: {model.name!r} is neither an embedded model{hint}, nor a folder, nor to be had from the "
-            f"Hub: {str(error).strip().splitlines()[0]}"
-        ) from error
-    return Path(folder), Path(folder).name
-
-
-def _renderer(role: str, model: ModelTable, engine: EngineTable, folder: Path | None) -> Renderer | None:
-    named = model.tokenizer
-    template = _template(role, model.template)
-    if named is None:
-        if folder is None:
-            if template is not None:
-                raise RecipeError(f"models.{role}: template needs a tokenizer here: tokenizer = 'folder or Hub id'")
-            return None
-        if not (folder / "tokenizer.json").is_file() and engine.kind != "vllm":
-            return None
-        return Renderer.load(folder, model.name if not _is_path(model.name) else folder.name, template)
-    local = _local(named)
-    if local is not None:
-        return Renderer.load(local, local.name, template)
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Renderer.load(Path(snapshot_download(named, allow_patterns=TOKENIZER_FILES)), named, template)
-    except (OSError, ValueError) as error:
-        raise RecipeError(
-            f"models.{role}.tokenizer: {named!r} is neither a folder nor to be had from the Hub: {error}"
-        ) from error
-
-
-def _template(role: str, given: str | None) -> str | None:
-    """A template of the recipe's own: Jinja text, or the path of a file that holds it."""
-    if given is None or "{{" in given or "{%" in given:
-        return given
-    if not Path(given).is_file():
-        raise RecipeError(f"models.{role}.template: {given!r} is neither Jinja text nor a file")
-    return Path(given).read_text(encoding="utf-8")
-
-
-def _backend(
-    role: str, model: ModelTable, engine: EngineTable, folder: Path | None, runtime: Path, reply: Reply | None
-) -> Backend:
-    if engine.kind == "scripted":
-        return _scripted(role, engine, reply)
-    if engine.kind == "openai":
-        from tracemill.synth.backends.openai import OpenAI
-
-        if not engine.base_urls:
-            raise RecipeError(f"engines.{role}: an openai engine needs base_urls = ['http://host:8000/v1']")
-        key = os.environ.get(engine.api_key_env) if engine.api_key_env else None
-        if engine.api_key_env and key is None:
-            raise RecipeError(
-                f"engines.{role}.api_key_env: the environment has no {engine.api_key_env}; export it first"
-            )
-        return OpenAI(
-            engine.base_urls,
-            served_model=model.name,
-            send=engine.send,
-            api_key=key,
-            api_key_env=engine.api_key_env,
-            at_once=engine.at_once,
-            min_endpoints=engine.min_endpoints,
-            timeout=engine.timeout,
-            stall=engine.stall,
-            think=model.think or THINK,
-        )
-    if folder is None:
-        raise RecipeError(f"models.{role}.name: no files of {model.name!r} were found")
-    return _vllm(role, model, engine, folder, runtime)
-
-
-def _vllm(role: str, model: ModelTable, engine: EngineTable, folder: Path, runtime: Path) -> Backend:
-    if importlib.util.find_spec("vllm") is None:
-        raise RecipeError(
-            f"engines.{role}: kind = 'vllm' needs vLLM, which is not installed; type: pip install 'tracemill[vllm]', or use a "
-            "running server: kind = 'openai'"
-        )
-    from tracemill.synth.backends.vllm import Vllm
-
-    return Vllm(
-        folder, model=model, engine_args=engine.args, at_once=engine.at_once, stall=engine.stall, runtime=runtime
-    )
-
-
-def _scripted(role: str, engine: EngineTable, reply: Reply | None) -> Scripted:
-    allowed = {"latency", "refuse", "lose_after"}
-    for stray in sorted(engine.args.keys() - allowed):
-        raise RecipeError(f"engines.{role}.args: a scripted engine has no {stray!r}{suggest(stray, allowed)}")
-    at_once = 1024 if engine.at_once == "auto" else engine.at_once
-    try:
-        return Scripted(
-            reply or _script(role, engine.script), at_once=at_once, remember=reply is not None, **engine.args
-        )
-    except TypeError as error:
-        raise RecipeError(f"engines.{role}.args: {error}") from None
-
-
-def _script(role: str, script: str | None) -> Reply:
-    """The reply function of `script = "./replies.py:reply"`, or the one that ships."""
-    if script is None:
-        return guess
-    place, colon, function = script.rpartition(":")
-    if not colon:
-        raise RecipeError(f"engines.{role}.script: write './file.py:function'; got {script!r}")
-    reply: Reply = function_of(load_file(Path(place)), function)
-    return reply
-
-
 def _canonical(value: Any) -> str:
     return msgspec.json.encode(value, order="sorted").decode()
 
 
 def with_backend(role: Role, backend: Backend) -> Role:
-    """The same role on another backend; for tests and benchmarks."""
+    """The same role on another backend."""
     return replace(role, backend=backend)
-
-
-__all__ = ["Adapter", "Role", "hash_folder", "open_role", "read_generation_config", "with_backend"]

@@ -272,6 +272,13 @@ async def test_a_request_in_flight_is_journaled_even_when_a_sibling_fails(recipe
     assert [(request.problem_id, request.index) for request in rest.asked] == [("p03", 2)]
 
 
+def test_an_engine_key_that_means_nothing_to_its_kind_is_refused(recipe: Make, store: Store):
+    with pytest.raises(
+        RecipeError, match="'timeout' means nothing to an engine of kind 'scripted'; it takes: args, at_once"
+    ):
+        build(recipe(engine={"kind": "scripted", "timeout": 3.0}), store, reply=solve)
+
+
 def test_every_field_of_a_request_is_in_its_key():
     from tracemill.schemas.request import Adapter, Model, Sampling
 

@@ -16,7 +16,7 @@ from tracemill.pipelines.store import Store
 from tracemill.schemas import errors
 from tracemill.schemas.recipe import Budget, EngineTable, ModelTable, Recipe, Source, VerifyTable, load_recipe
 from tracemill.schemas.request import Sampling
-from tracemill.synth.roles import open_role
+from tracemill.synth.models import open_role
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -246,7 +246,8 @@ def test_a_change_samples_what_the_table_says(change: str, drawn: str, version: 
 
 
 def key_by_kind(folder: Path, kind: str) -> str:
-    recipe = load_recipe(folder / "mine.toml", [f"engine.kind={kind}", "engine.base_urls=['http://127.0.0.1:9/v1']"])
+    where = ["engine.base_urls=['http://127.0.0.1:9/v1']"] if kind == "openai" else []
+    recipe = load_recipe(folder / "mine.toml", [f"engine.kind={kind}", *where])
     role = open_role("solver", recipe.models["solver"], recipe.engines["solver"], runtime=folder)
     return role.request("2 + 2?", sampling=Sampling(), prefix=None, tools=None, problem_id="p").key
 

@@ -95,7 +95,7 @@ def test_an_installed_recipe_finds_its_problems_and_its_model(elsewhere: Path) -
     code = """
 from pathlib import Path
 import tracemill.schemas.recipe as recipes
-from tracemill.synth.roles import EMBEDDED
+from tracemill.synth.models import EMBEDDED
 home = Path(recipes.__file__).parent.parent
 recipe = recipes.load_recipe(home / "data" / "recipes" / "demo.toml")
 assert Path(recipe.source[0].path).is_file()
