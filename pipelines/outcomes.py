@@ -1,6 +1,5 @@
 """What became of one problem, as one record: made by a method, verified and scored here, kept in the spool."""
 
-import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -52,6 +51,9 @@ class Record(msgspec.Struct):
     """Of all its samples, new and replayed."""
 
 
+OWN_COLUMNS = ("problem_id", "question", "gold", "solution", "source", "licence", "difficulty")
+"""The texts of a problem that problem filters see beside the other columns of its source row."""
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Record)
 
@@ -68,7 +70,7 @@ async def work(plan: Plan, problem: Problem, engine: ProblemEngine) -> Record:
     """Run the method on one problem, then verify and score what it made."""
     outcome: Outcome = await plan.method.call(problem, engine)
     _check_names(problem, outcome.traces)
-    verdicts = await asyncio.gather(*(_verdict(engine, problem, trace) for trace in outcome.traces))
+    verdicts = await _verdicts(engine, problem, outcome.traces)
     by_key = {t.key: v for t, v in zip(outcome.traces, verdicts, strict=True) if t.key} | engine.verdicts
     counts = _counts(engine.drawn, by_key) or _counts_of_given(outcome.traces, verdicts)
     rows = [_row(plan, problem, t, v) for t, v in zip(outcome.traces, verdicts, strict=True)]
@@ -103,16 +105,7 @@ def filtered(problem: Problem, name: str, verdict: Mapping[str, str]) -> Record:
 
 def problem_columns(problem: Problem) -> dict[str, Any]:
     """What a problem filter sees: the problem's own columns, and those of its source row."""
-    own = {
-        "problem_id": problem.problem_id,
-        "question": problem.question,
-        "gold": problem.gold,
-        "solution": problem.solution,
-        "source": problem.source,
-        "licence": problem.licence,
-        "difficulty": problem.difficulty,
-    }
-    return {**problem.meta, **own}
+    return {**problem.meta, **{name: getattr(problem, name) for name in OWN_COLUMNS}}
 
 
 def problem_json(problem: Problem) -> str:
@@ -132,9 +125,12 @@ def _check_names(problem: Problem, traces: Sequence[Trace]) -> None:
         raise ProblemFailed(f"the method made traces for other problems: {sorted(strays)[:3]}")
 
 
-async def _verdict(engine: ProblemEngine, problem: Problem, trace: Trace) -> Verdict:
-    known = engine.verdicts.get(trace.key or "")
-    return known or await engine.verify(trace.text, problem.gold, truncated=trace.finish_reason == "length")
+async def _verdicts(engine: ProblemEngine, problem: Problem, traces: Sequence[Trace]) -> list[Verdict]:
+    """The verdicts that the method asked for itself, and those of all other traces."""
+    unknown = [trace for trace in traces if trace.key not in engine.verdicts]
+    texts = [(trace.text, trace.finish_reason == "length") for trace in unknown]
+    found = iter(await engine.verify_all(texts, problem.gold))
+    return [engine.verdicts.get(trace.key or "") or next(found) for trace in traces]
 
 
 def _row(plan: Plan, problem: Problem, trace: Trace, verdict: Verdict | None) -> dict[str, Any]:

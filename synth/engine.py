@@ -55,7 +55,10 @@ class Gate:
             raise Stopped(self._closed)
         if self._started is None:
             self._started = asyncio.create_task(self._backend.start())
-        await asyncio.shield(self._started)
+        if self._started.done():
+            self._started.result()
+        else:
+            await asyncio.shield(self._started)
         if self.inside >= self._backend.at_once or self._waiting:
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
@@ -189,8 +192,10 @@ class ProblemEngine:
         )
         requests = [replace(first, index=index) for index in range(start, start + n)]
         self._note(requests)
-        known = await self.shop.journal.get([request.key for request in requests])
-        answers = await _all(self._complete(asked, request, known.get(request.key)) for request in requests)
+        found = await self.shop.journal.get([request.key for request in requests])
+        known = {key: value for key, value in found.items() if isinstance(value, Completion)}
+        drawn = iter(await _all(self._complete(asked, request) for request in requests if request.key not in known))
+        answers = [self._replayed(known[r.key]) if r.key in known else next(drawn) for r in requests]
         self.drawn.extend(_drawn(role, r, c) for r, c in zip(requests, answers, strict=True))
         size = sum(len(c.text) + 4 * c.n_tokens for c in answers)
         self.held += size
@@ -227,15 +232,22 @@ class ProblemEngine:
 
     async def verify(self, text: str, gold: str | None, *, truncated: bool = False) -> Verdict:
         """See schemas/plugins.py."""
+        return (await self.verify_all([(text, truncated)], gold))[0]
+
+    async def verify_all(self, texts: Iterable[tuple[str, bool]], gold: str | None) -> list[Verdict]:
+        """`verify` for pairs of text and truncated. Most are decided at once, and only what is not costs a task."""
+        quick = self.shop.verifier.quick
+        known = [quick(text, gold, truncated=cut, options=self.problem.options) for text, cut in texts]
+        slow = iter(await asyncio.gather(*(self._compare(answer, gold) for answer in known if isinstance(answer, str))))
+        return [next(slow) if isinstance(verdict, str) else verdict for verdict in known]
+
+    async def _compare(self, answer: str, gold: str | None) -> Verdict:
         verifier = self.shop.verifier
-        known = verifier.quick(text, gold, truncated=truncated, options=self.problem.options)
-        if isinstance(known, Verdict):
-            return known
-        key = _verdict_key(verifier.identity, known, gold or "")
+        key = _verdict_key(verifier.identity, answer, gold or "")
         journaled = (await self.shop.journal.get([key])).get(key)
         if isinstance(journaled, Verdict):
             return journaled
-        verdict = await verifier.compare(known, gold or "")
+        verdict = await verifier.compare(answer, gold or "")
         await self.shop.journal.put(key, verdict)
         return verdict
 
@@ -265,12 +277,13 @@ class ProblemEngine:
                 )
             self._asked.add(request.key)
 
-    async def _complete(self, role: Role, request: Request, known: object) -> Completion:
+    def _replayed(self, known: Completion) -> Completion:
+        self.shop.meter.samples_replayed += 1
+        self.shop.meter.tokens_replayed += known.n_tokens
+        return known
+
+    async def _complete(self, role: Role, request: Request) -> Completion:
         meter = self.shop.meter
-        if isinstance(known, Completion):
-            meter.samples_replayed += 1
-            meter.tokens_replayed += known.n_tokens
-            return known
         async with self.shop.gate(role).entered():
             completion = await _unless_refused(role.backend.complete(request))
             await self.shop.journal.put(request.key, completion)
