@@ -254,6 +254,9 @@ def _errors(*, as_json: bool = False) -> Iterator[None]:
         _fail(str(error), error.exit_code, as_json=as_json)
     except KeyboardInterrupt:
         _fail("interrupted; whatever was sampled is kept, run the same command again", 130, as_json=as_json)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more as it ends
+        raise typer.Exit(141) from None  # as if SIGPIPE had ended us: the reader, such as `head`, has seen enough
     except OSError as error:
         from tracemill.pipelines.durable import says_full
 
