@@ -185,19 +185,25 @@ BUILD = """
 
 
 @pytest.mark.slow
-def test_a_killed_build_leaves_no_engine_and_no_shared_memory(tmp_path: Path) -> None:
+async def test_a_killed_build_leaves_no_engine_and_no_shared_memory(tmp_path: Path) -> None:
     code = textwrap.dedent(BUILD.format(tiny=str(TINY), runtime=str(tmp_path)))
+    record = await asyncio.to_thread(killed_build, code, tmp_path)
+    assert record["shared"]
+    deadline = time.monotonic() + 20
+    while engine_guard.session(record["pid"], record["started"]) and time.monotonic() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(0.1)
+    assert engine_guard.session(record["pid"], record["started"]) == []
+    await asyncio.sleep(1)
+    assert not any((engine_guard.SHARED / name).exists() for name in record["shared"])
+    assert not list(tmp_path.glob("*.json"))  # noqa: ASYNC240 - a moment
+
+
+def killed_build(code: str, runtime: Path) -> dict[str, Any]:
+    """The record of the engine of a build that was killed once the engine ran."""
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"
-        record = json.loads(next(tmp_path.glob("*.json")).read_text())
+        record = json.loads(next(runtime.glob("*.json")).read_text())
         assert core_of(record)
-        assert record["shared"]
         process.kill()
-    deadline = time.monotonic() + 20
-    while engine_guard.session(record["pid"], record["started"]) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert engine_guard.session(record["pid"], record["started"]) == []
-    time.sleep(1)
-    assert not any((engine_guard.SHARED / name).exists() for name in record["shared"])
-    assert not list(tmp_path.glob("*.json"))
+    return record
