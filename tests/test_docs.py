@@ -82,8 +82,10 @@ def test_the_plugins_of_the_guide_make_a_dataset_together(examples: Path):
     assert rows.height > 0
     assert set(rows["look"]) == {1, 2}
     assert {"n_words", "n_different"} <= set(rows.columns)
-    assert {"filter:correct", "filter:./varied.py:varied", "select:./pick.py:share"} >= {
-        re.sub(r":/.*/", ":./", stage) for stage in rejected["stage"]
+    assert {re.sub(r":.*/", ":", stage) for stage in rejected["stage"]} == {
+        "filter:correct",
+        "filter:varied.py:varied",
+        "select:pick.py:share",
     }
     assert rows.height + rejected.height == 40 * 2 * 2
     looks = dataset.scan("looks").collect()

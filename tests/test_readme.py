@@ -25,6 +25,7 @@ from tracemill.pipelines.cli import app
 from tracemill.pipelines.preview import check
 from tracemill.pipelines.store import Store
 from tracemill.schemas.recipe import load_recipe
+from tracemill.synth.models import ENGINE_KEYS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -105,7 +106,9 @@ def test_every_command_line_on_the_page_is_one_that_there_is(line: str):
     context = known.make_context(command, arguments)
     overrides = context.params.get("overrides") or []
     if "recipe" in context.params:
-        load_recipe(ROOT / "data" / "recipes" / f"{context.params['recipe']}.toml", overrides)
+        recipe = load_recipe(ROOT / "data" / "recipes" / f"{context.params['recipe']}.toml", overrides)
+        for engine in recipe.engines.values():
+            assert engine.model_fields_set <= ENGINE_KEYS[engine.kind]
 
 
 def test_the_table_of_commands_is_complete():
