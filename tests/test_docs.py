@@ -77,7 +77,7 @@ def built(folder: Path, *overrides: str, store: str = "store") -> Built:
 
 
 def test_the_plugins_of_the_guide_make_a_dataset_together(examples: Path):
-    dataset = built(examples, "source.0.limit=40").dataset
+    dataset = built(examples).dataset
     rows, rejected = dataset.scan().collect(), dataset.scan("rejected").collect()
     assert rows.height > 0
     assert set(rows["look"]) == {1, 2}
@@ -87,9 +87,9 @@ def test_the_plugins_of_the_guide_make_a_dataset_together(examples: Path):
         "filter:varied.py:varied",
         "select:pick.py:share",
     }
-    assert rows.height + rejected.height == 40 * 2 * 2
+    assert rows.height + rejected.height == 200 * 2 * 2
     looks = dataset.scan("looks").collect()
-    assert looks.height == 40 * 2
+    assert looks.height == 200 * 2
     assert set(looks["before"]) <= {"equal", "different", "undecided"}
 
 
