@@ -57,7 +57,8 @@ def find(kind: Kind, step: Step) -> Plugin:
     module, function = _own(kind, step.use) if ":" in step.use else _shipped(kind, step.use)
     options = _checked(function, step, module)
     code = hashlib.sha256(Path(inspect.getfile(module)).read_bytes()).hexdigest()
-    return Plugin(step.use, partial(function, **options), module, options, code)
+    name = step.use.rpartition("/")[2]  # stages and reasons name it, and where it lies differs from machine to machine
+    return Plugin(name, partial(function, **options), module, options, code)
 
 
 def names(kind: Kind) -> list[str]:
@@ -103,15 +104,21 @@ def _own(kind: Kind, use: str) -> tuple[ModuleType, Callable[..., Any]]:
 def _module_named(place: str, use: str) -> ModuleType:
     try:
         return importlib.import_module(place)
-    except ImportError as error:
-        raise RecipeError(f"use = {use!r}: cannot import {place}: {error}") from error
+    except Exception as error:  # a module of the user's own may raise anything
+        raise RecipeError(f"use = {use!r}: cannot import {place!r}: {type(error).__name__}: {error}") from error
 
 
 def _checked(function: Callable[..., Any], step: Step, module: ModuleType) -> dict[str, Any]:
     """The options of `step` as the function's annotations want them, with its defaults filled in."""
-    signature = inspect.signature(function, eval_str=True)
+    try:
+        signature = inspect.signature(function, eval_str=True)
+    except (NameError, TypeError, SyntaxError) as error:
+        raise RecipeError(f"{step.use}: its annotations cannot be read: {error}") from error
     parameters = [p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY and p.name != "engine"]
-    fields: dict[str, Any] = {p.name: (p.annotation, ... if p.default is p.empty else p.default) for p in parameters}
+    fields: dict[str, Any] = {
+        p.name: (Any if p.annotation is p.empty else p.annotation, ... if p.default is p.empty else p.default)
+        for p in parameters
+    }
     for stray in sorted(step.options.keys() - fields.keys()):
         raise RecipeError(f"{step.use} has no option {stray!r}{suggest(stray, fields)}")
     model = create_model(

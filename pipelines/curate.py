@@ -10,8 +10,9 @@ from typing import TypeVar
 
 import polars as pl
 
+from tracemill.pipelines.foresee import recipes_fault
 from tracemill.pipelines.plan import Plan
-from tracemill.schemas.errors import CountsDiffer, RecipeError
+from tracemill.schemas.errors import CountsDiffer
 from tracemill.schemas.rows import Selection
 
 T = TypeVar("T")
@@ -111,8 +112,6 @@ def _reconcile(stage: str, *counts: int) -> None:
 
 
 def _run(name: str, call: Callable[[], T]) -> T:
-    """Call into a plug-in's expressions; a column that is not there is the recipe's fault, and nothing is lost by it."""
-    try:
+    """Call into a plug-in's expressions; nothing is lost by what they cannot do."""
+    with recipes_fault(name):
         return call()
-    except pl.exceptions.ColumnNotFoundError as error:
-        raise RecipeError(f"{name}: the traces have no such column: {str(error).splitlines()[0]}") from error

@@ -35,7 +35,7 @@ class Plan:
     scores: tuple[Plugin, ...]
     filters: tuple[Plugin, ...]
     selectors: tuple[Plugin, ...]
-    keeps: tuple[tuple[tuple[str, pl.Expr], ...], ...]
+    keeps: tuple[tuple[Plugin, ...], ...]
     """Problem filters by source."""
     views: Mapping[str, View]
     """Ready-made exports by format."""
@@ -70,10 +70,6 @@ class Plan:
         text = msgspec.json.encode(problem, order="sorted", enc_hook=_plain)
         return hashlib.sha256(self.synthesis.encode() + text).hexdigest()
 
-    def keeps_of(self, problem: Problem) -> tuple[tuple[str, pl.Expr], ...]:
-        """The problem filters of the source that a problem comes from."""
-        return self.keeps[problem.source_index]
-
     def accepted(self, traces: Sequence[Mapping[str, Any]]) -> int:
         """How many of one problem's traces every filter keeps."""
         if not traces:
@@ -96,9 +92,7 @@ def resolve(recipe: Recipe, *, given: bool = False, runtime: Path, reply: Reply 
         scores=tuple(catalog.find("score", step) for step in recipe.score),
         filters=tuple(catalog.find("filters", step) for step in recipe.filters),
         selectors=tuple(catalog.find("selectors", step) for step in recipe.select),
-        keeps=tuple(
-            tuple((step.use, catalog.find("filters", step).call()) for step in source.keep) for source in recipe.source
-        ),
+        keeps=tuple(tuple(catalog.find("filters", step) for step in source.keep) for source in recipe.source),
         views={
             name: find_view(name, {} if options is True else options)
             for name, options in recipe.views.items()

@@ -15,6 +15,7 @@ from tracemill.pipelines import outcomes
 from tracemill.pipelines.build import locked_work, read_problems
 from tracemill.pipelines.inspect import columns
 from tracemill.pipelines.plan import Plan, resolve
+from tracemill.pipelines.problem_filters import ProblemFilters
 from tracemill.pipelines.progress import Report, span
 from tracemill.pipelines.spool import Spool
 from tracemill.pipelines.store import Store
@@ -34,6 +35,7 @@ def check(recipe: Recipe, store: Store) -> Iterator[str]:
     work = store.work_folder(recipe.name)
     with locked_work(work, recipe.name), Spool(work / "spool.sqlite") as spool:
         read_problems(plan, store, spool, Report())
+        ProblemFilters(plan, spool)
         counts = spool.ingest_counts()
         if counts is not None:
             yield f"problems  {counts.problems:,}; {counts.rejected:,} rows refused, {counts.collapsed:,} identical rows collapsed"
@@ -133,8 +135,9 @@ async def _probe(plan: Plan, spool: Spool, shop: Workshop, size: int) -> Probe:
     before, started = shop.meter.tokens_new, time.monotonic()
     tally = await synthesize(plan, spool, shop, Report(), limit=size)
     probe = Probe(tally.done, seconds=time.monotonic() - started, tokens_new=shop.meter.tokens_new - before)
+    filters = ProblemFilters(plan, spool)
     for problem in islice(spool.problems(), size):
-        payload = spool.get_outcome(problem.problem_id, plan.outcome_key(problem))
+        payload = spool.get_outcome(problem.problem_id, filters.outcome_key(problem))
         if payload is not None and (record := outcomes.decode(payload)).status == "done":
             probe.tokens.append(record.tokens)
             probe.accepted.append(plan.accepted(record.traces))

@@ -14,11 +14,11 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-import polars as pl
-
 from tracemill.pipelines import outcomes
+from tracemill.pipelines.collector import collected_rarely
 from tracemill.pipelines.outcomes import Record
 from tracemill.pipelines.plan import Plan
+from tracemill.pipelines.problem_filters import ProblemFilters
 from tracemill.pipelines.progress import Report
 from tracemill.pipelines.spool import Spool
 from tracemill.schemas.errors import DiskFull, EngineLost, LawBroken, RecipeError, TooManyFailures, TracemillError
@@ -81,7 +81,8 @@ async def synthesize(
             loop.add_signal_handler(number, on_signal, number)
     shown = asyncio.create_task(_show(report, tally, shop))
     try:
-        await going
+        with collected_rarely():
+            await going
     except asyncio.CancelledError:
         if tally.signal is None:
             raise
@@ -110,10 +111,12 @@ class Run:
     """Sample nothing: take what the journal implies and leave the rest (`--partial`)."""
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _prefix: "Prefix" = field(init=False)
+    _filters: ProblemFilters = field(init=False)
     _fatal: BaseException | None = None
 
     def __post_init__(self) -> None:
         self._prefix = Prefix(self.plan, self.tally)
+        self._filters = ProblemFilters(self.plan, self.spool)
 
     async def go(self) -> None:
         """Take up every problem; returns when all are done or the run was told to stop."""
@@ -158,10 +161,13 @@ class Run:
             open_problems = self.tally.open
 
     async def _drain(self, tasks: set[asyncio.Task[None]]) -> None:
+        """Wait for the open problems; once the run is to stop, no longer than one of them ends now and then."""
         while tasks and self._fatal is None:
-            stopping = self.tally.stopped is not None
-            done, _ = await asyncio.wait(tasks, timeout=GRACE if stopping else 1.0, return_when=asyncio.FIRST_COMPLETED)
-            if stopping and not done:
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(GRACE if self.tally.stopped is not None else None):
+                    await self._wake.wait()
+            except TimeoutError:
                 return
 
     async def _one(self, index: int, problem: Problem) -> None:
@@ -183,19 +189,19 @@ class Run:
         """A task that raised what `_one` does not expect ends the run too: nothing is lost in silence."""
         if not task.cancelled() and (failure := task.exception()) is not None:
             self._fatal = self._fatal or failure
-            self._wake.set()
+        self._wake.set()
 
     async def _record(self, problem: Problem) -> Record:
         """The problem's outcome: from the last run's spool, from a problem filter, or from the method."""
-        key = self.plan.outcome_key(problem)
+        key = self._filters.outcome_key(problem)
         payload = self.spool.get_outcome(problem.problem_id, key)
         if payload is not None and (known := outcomes.decode(payload)).status != "failed":
             self.tally.reused += 1
             self.shop.meter.samples_replayed += len(known.drawn)
             self.shop.meter.tokens_replayed += known.tokens
             return known
-        if (turned_down := self._filtered(problem)) is not None:
-            record = turned_down
+        if (verdict := self._filters.verdict(problem)) is not None:
+            record = outcomes.filtered(problem, *verdict)
         else:
             engine = self.shop.engine(problem)
             try:
@@ -208,13 +214,6 @@ class Run:
                 self.shop.held -= engine.held
         await self.spool.put_outcome(problem.problem_id, key, outcomes.encode(record))
         return record
-
-    def _filtered(self, problem: Problem) -> Record | None:
-        for name, verdict in self.plan.keeps_of(problem):
-            frame = pl.DataFrame([outcomes.problem_columns(problem)])
-            if (why := frame.select(verdict.alias("why")).item()) is not None:
-                return outcomes.filtered(problem, name, why)
-        return None
 
     async def _keep(self, index: int, problem: Problem, record: Record) -> None:
         tally = self.tally

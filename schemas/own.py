@@ -24,7 +24,7 @@ def load_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RecipeError(f"{path} does not import: {type(error).__name__}: {error}") from error
     return module
 

@@ -1,6 +1,7 @@
 """A recipe: the whole of a build, as a TOML file and as frozen models. Unknown keys are errors with a suggestion."""
 
 import difflib
+import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -167,7 +168,7 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError(f"no recipe at {path}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise RecipeError(f"{path}: not a readable TOML file: {error}") from None
     _spell_out(table)
     _anchor(table, path.resolve().parent)
@@ -181,6 +182,8 @@ def parse_recipe(table: Mapping[str, Any], where: str = "recipe") -> Recipe:
     """A recipe from plain data, such as a parsed TOML file."""
     spelt = dict(table)
     _spell_out(spelt)
+    if (odd := _odd_number(spelt)) is not None:
+        raise RecipeError(f"{where}: {odd[0]} = {odd[1]}: a number of a recipe is finite and fits in 64 bits")
     try:
         # by way of JSON: strict about types, yet a TOML array may fill a tuple
         return Recipe.model_validate_json(msgspec.json.encode(spelt))
@@ -201,28 +204,50 @@ def _spell_out(table: dict[str, Any]) -> None:
     if isinstance(table.get("source"), Mapping):
         table["source"] = [table["source"]]
     for short, long in (("model", "models"), ("engine", "engines")):
-        if short in table:
-            if isinstance(table.get(long), Mapping) and "solver" in table[long]:
-                raise RecipeError(f"[{short}] is short for [{long}.solver]; give one of them")
-            table[long] = {"solver": table.pop(short), **table.get(long, {})}
+        if short not in table:
+            continue
+        alone, beside = table.pop(short), table.get(long, {})
+        if not isinstance(beside, Mapping):
+            continue  # the validation says so
+        if "solver" in beside:
+            raise RecipeError(f"[{short}] is short for [{long}.solver]; give one of them")
+        table[long] = {"solver": alone, **beside}
+
+
+def _odd_number(value: Any, where: str = "") -> tuple[str, float] | None:
+    """The first number that JSON cannot carry, and where it stands: nan would come out as a key that was left out."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return where, value
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        return where, value
+    parts: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        parts = value.items()
+    elif isinstance(value, list | tuple):
+        parts = enumerate(value)
+    inner = (_odd_number(part, f"{where}.{name}" if where else str(name)) for name, part in parts)
+    return next((odd for odd in inner if odd is not None), None)
 
 
 def _anchor(table: dict[str, Any], folder: Path) -> None:
     """Make the paths of a recipe file absolute: sources, local models, templates, scripts and plug-ins of the user's own."""
-    for source in table.get("source", []):
+    sources = _tables(table.get("source"))
+    for source in sources:
         _anchor_key(source, "path", folder)
-    for model in table.get("models", {}).values():
+    for model in _tables(table.get("models")):
         for key in ("name", "tokenizer", "template"):
             _anchor_key(model, key, folder, only_if_path=True)
-    for engine in table.get("engines", {}).values():
+    for engine in _tables(table.get("engines")):
         _anchor_key(engine, "script", folder, only_if_path=True)
-    steps = [table.get("synth"), table.get("verify"), *table.get("filters", []), *table.get("select", [])]
-    for step in [
-        *steps,
-        *table.get("score", []),
-        *(keep for s in table.get("source", []) for keep in s.get("keep", [])),
-    ]:
+    lists = [table.get(key) for key in ("score", "filters", "select")] + [source.get("keep") for source in sources]
+    for step in [table.get("synth"), table.get("verify"), *(step for steps in lists for step in _tables(steps))]:
         _anchor_key(step, "use", folder, only_if_path=True)
+
+
+def _tables(value: Any) -> list[dict[str, Any]]:
+    """The tables in a list or a table of tables; what has another shape is left to the validation."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [part for part in parts if isinstance(part, dict)]
 
 
 def _anchor_key(table: Any, key: str, folder: Path, *, only_if_path: bool = False) -> None:
@@ -253,6 +278,8 @@ def _override(table: dict[str, Any], override: str) -> None:
         raise RecipeError(
             f"--set {dotted}: {'.'.join(path)} is a list; write a number, such as {'.'.join(path)}.0.{last}"
         )
+    if not isinstance(place, dict):
+        raise RecipeError(f"--set {dotted}: {'.'.join(path)} is {place!r}, not a table to put {last!r} into")
     place[last] = value
 
 

@@ -8,6 +8,9 @@ from tracemill.schemas.plugins import Engine
 from tracemill.schemas.request import Message
 from tracemill.schemas.rows import Outcome, Problem, Rejection, Trace
 
+COLUMNS: dict[str, type] = {}
+"""Its traces have the common columns and no others."""
+
 
 async def given(problem: Problem, engine: Engine) -> Outcome:
     """Take the responses of the source as they are, one trace a column; two columns with one text stay two traces."""

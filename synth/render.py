@@ -44,7 +44,7 @@ class Renderer:
         special = {key: _token_text(value) for key, value in config.items() if key.endswith("_token") and value}
         beside = folder / "chat_template.jinja"
         own = beside.read_text(encoding="utf-8") if beside.is_file() else _default_template(config.get("chat_template"))
-        return cls(name, Tokenizer.from_file(str(file)), template or own, special, read_generation_config(folder))
+        return cls(name, _tokenizer(file), template or own, special, read_generation_config(folder))
 
     @property
     def identity(self) -> str:
@@ -121,6 +121,13 @@ def read_generation_config(folder: Path) -> Sampling:
         min_p=float(config.get("min_p") or 0.0),
         stop=(),
     )
+
+
+def _tokenizer(file: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing narrower
+        raise RecipeError(f"{file}: not a tokenizer: {error}; restore it from where the model came from") from error
 
 
 def _json(file: Path) -> dict[str, Any]:

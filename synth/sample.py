@@ -15,11 +15,19 @@ from tracemill.schemas.rows import Outcome, Problem, Trace
 PROMPT = "{question}\n\nPlease reason step by step, and put your final answer within \\boxed{}."
 """As the Qwen2.5-Math and DeepSeek-R1 model cards ask for it."""
 
+COLUMNS = {"draw": int}
+"""The columns of its traces beyond the common ones."""
+
+MOST = 100_000
+"""Draws of one problem: they are all in flight at once."""
+
 
 def check(*, n: int, prompt: str, temperature: float | None) -> None:
     """Raise ValueError for options that cannot work."""
     if n < 1:
         raise ValueError(f"n = {n}: draw at least one solution")
+    if n > MOST:
+        raise ValueError(f"n = {n}: at most {MOST:,} solutions of each problem")
     if "{question}" not in prompt:
         raise ValueError(f"prompt = {prompt!r} has no place for the problem: write {{question}} where it belongs")
     if temperature is not None and not 0 <= temperature <= 2:

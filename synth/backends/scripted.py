@@ -36,6 +36,13 @@ class Scripted:
     remember: bool = True
     answered: int = 0
 
+    def __post_init__(self) -> None:
+        """Raise TypeError for what a recipe may give and no request could be asked with."""
+        given: dict[str, Any] = {"latency": self.latency, "refuse": self.refuse, "lose_after": self.lose_after or 0}
+        for name, value in given.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+                raise TypeError(f"{name} = {value!r}: write a number that is not negative")
+
     async def start(self) -> None:
         """Nothing to make ready."""
 

@@ -1,0 +1,84 @@
+"""Filters and selectors tried on tables without rows: what does not fit their columns is known before the first token.
+
+Columns that nobody declares cannot be foreseen: those of a score, and those of a method that names none in COLUMNS.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from tracemill.schemas.errors import RecipeError
+from tracemill.schemas.rows import Selection
+from tracemill.schemas.tables import ROWS
+
+if TYPE_CHECKING:
+    from tracemill.pipelines.catalog import Plugin
+    from tracemill.pipelines.plan import Plan
+
+COUNTED = {"problem_correct": pl.Int64, "problem_total": pl.Int64, "problem_undecided": pl.Int64}
+"""What selectors see beside the columns of the traces."""
+VERDICT = {"reason", "evidence"}
+_NOISE = "\n\nThis error occurred"
+
+
+def check_steps(plan: "Plan") -> None:
+    """Raise a RecipeError for a filter or selector that names columns which no trace will have, or has the wrong form."""
+    declared: Mapping[str, type] | None = plan.method.about("COLUMNS", None)
+    known = declared is not None and not plan.scores
+    traces = pl.DataFrame(ROWS.empty_table()).with_columns(pl.DataFrame(schema=dict(declared or {})))
+    for plugin in plan.filters:
+        _try_filter(plugin, traces, all_known=known)
+    seen = traces.with_columns(pl.DataFrame(schema=COUNTED)).lazy()
+    for plugin in plan.selectors:
+        if (added := _try_selector(plugin, seen, all_known=known)) is None:
+            return
+        seen = seen.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in added.items())
+
+
+def _try_filter(plugin: "Plugin", traces: pl.DataFrame, *, all_known: bool) -> None:
+    verdict = plugin.call()
+    if not isinstance(verdict, pl.Expr):
+        raise RecipeError(f"{plugin.name} returns {type(verdict).__name__}; a filter returns a polars expression")
+    try:
+        with recipes_fault(plugin.name):
+            dtype = traces.select(verdict.alias("verdict")).schema["verdict"]
+    except RecipeError:
+        if all_known:
+            raise
+        return
+    if dtype != pl.Null and not (isinstance(dtype, pl.Struct) and {field.name for field in dtype.fields} == VERDICT):
+        raise RecipeError(
+            f"{plugin.name} gives {dtype}; a filter gives null where a row is kept, else struct(reason, evidence): "
+            "write it with `reject` of tracemill.schemas.plugins"
+        )
+
+
+def _try_selector(plugin: "Plugin", traces: pl.LazyFrame, *, all_known: bool) -> dict[str, pl.DataType] | None:
+    """The columns that a selector adds; None where that cannot be told."""
+    try:
+        with recipes_fault(plugin.name):
+            selection = plugin.call(traces)
+            schema = selection.rows.collect_schema() if isinstance(selection, Selection) else None
+    except RecipeError:
+        if all_known:
+            raise
+        return None
+    if schema is None:
+        raise RecipeError(f"{plugin.name} returns {type(selection).__name__}; a selector returns a Selection")
+    if missing := {"id", "selected", *VERDICT} - set(schema):
+        raise RecipeError(f"{plugin.name} leaves out the columns {sorted(missing)} of a selection")
+    before = {*traces.collect_schema().names(), "selected", *VERDICT}
+    return {name: dtype for name, dtype in schema.items() if name not in before}
+
+
+@contextmanager
+def recipes_fault(name: str) -> Iterator[None]:
+    """What polars cannot do with a step's expression is the recipe's fault: columns, types or options that do not fit."""
+    try:
+        yield
+    except (RecipeError, pl.exceptions.PolarsError) as error:
+        text = str(error).partition(_NOISE)[0]  # polars goes on with the whole expression
+        shown = text if isinstance(error, RecipeError) else f"{name}: {text}"
+        raise RecipeError(shown) from error
