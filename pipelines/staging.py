@@ -13,6 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tracemill.pipelines.collector import collected_rarely
 from tracemill.pipelines.durable import watch_disk
 from tracemill.pipelines.outcomes import Record
 from tracemill.schemas.rows import Problem
@@ -136,8 +137,9 @@ class Staged:
 def stage(records: Iterator[tuple[Problem, Record]], folder: Path) -> Staged:
     """Write every record's rows to `folder`, which is emptied first."""
     staged = Staged(folder)
-    for problem, record in records:
-        staged.add(problem, record)
+    with collected_rarely():
+        for problem, record in records:
+            staged.add(problem, record)
     staged.close()
     return staged
 
