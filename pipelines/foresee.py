@@ -5,6 +5,7 @@ Columns that nobody declares cannot be foreseen: those of a score, and those of 
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -27,7 +28,7 @@ def check_steps(plan: "Plan") -> None:
     """Raise a RecipeError for a filter or selector that names columns which no trace will have, or has the wrong form."""
     declared: Mapping[str, type] | None = plan.method.about("COLUMNS", None)
     known = declared is not None and not plan.scores
-    traces = pl.DataFrame(ROWS.empty_table()).with_columns(pl.DataFrame(schema=dict(declared or {})))
+    traces = pl.DataFrame(schema={**trace_types(), **(declared or {})})
     for plugin in plan.filters:
         _try_filter(plugin, traces, all_known=known)
     seen = traces.with_columns(pl.DataFrame(schema=COUNTED)).lazy()
@@ -35,6 +36,12 @@ def check_steps(plan: "Plan") -> None:
         if (added := _try_selector(plugin, seen, all_known=known)) is None:
             return
         seen = seen.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in added.items())
+
+
+@cache
+def trace_types() -> pl.Schema:
+    """The common columns of traces, as polars types them."""
+    return pl.DataFrame(ROWS.empty_table()).schema
 
 
 def _try_filter(plugin: "Plugin", traces: pl.DataFrame, *, all_known: bool) -> None:

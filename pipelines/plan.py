@@ -14,7 +14,7 @@ import polars as pl
 from tracemill.pipelines import catalog
 from tracemill.pipelines.catalog import Plugin
 from tracemill.pipelines.export import find_view
-from tracemill.pipelines.foresee import check_steps
+from tracemill.pipelines.foresee import check_steps, recipes_fault, trace_types
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import EngineTable, Recipe, Step
 from tracemill.schemas.request import Capability
@@ -74,9 +74,11 @@ class Plan:
         """How many of one problem's traces every filter keeps."""
         if not traces:
             return 0
-        frame = pl.DataFrame(list(traces), infer_schema_length=None)
+        # with the types of the table: a column that is null in all of a problem's traces has none of its own
+        frame = pl.DataFrame(list(traces), schema_overrides=trace_types(), infer_schema_length=None)
         rejected = [plugin.call().is_not_null() for plugin in self.filters]
-        return frame.filter(~pl.any_horizontal(rejected)).height if rejected else frame.height
+        with recipes_fault("filters"):
+            return frame.filter(~pl.any_horizontal(rejected)).height if rejected else frame.height
 
 
 def resolve(recipe: Recipe, *, given: bool = False, runtime: Path, reply: Reply | None = None) -> Plan:
