@@ -64,6 +64,9 @@ class StandIn:
                 self.aborted.append(frame.id)
                 self.tasks[frame.id].cancel()
         beats.cancel()
+        if frame is not None:
+            await asyncio.sleep(0.3)  # as long as an engine needs
+            print("goodbye", flush=True)
         self.wire.close()
         return frame is not None
 

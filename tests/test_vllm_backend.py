@@ -224,6 +224,14 @@ async def test_close_tells_those_who_wait_and_may_come_twice(engine: Callable[..
         await waiting
 
 
+async def test_close_lets_the_engine_shut_down_in_order(engine: Callable[..., Vllm], tmp_path: Path) -> None:
+    backend = engine()
+    await backend.start()
+    await backend.complete(request("say"))
+    await backend.close()
+    assert "goodbye" in next(tmp_path.glob("engines/*.log")).read_text()  # noqa: ASYNC240 - a moment
+
+
 async def test_close_while_the_engine_is_being_rebuilt_leaves_nothing(
     engine: Callable[..., Vllm], tmp_path: Path
 ) -> None:
@@ -249,7 +257,7 @@ BUILD = """
 
     async def build():
         backend = Vllm(Path({toy!r}), model=ModelTable(name="toy", max_tokens=10), runtime=Path({runtime!r}),
-                       engine_args={{"child": True}}, command={command!r})
+                       engine_args={args!r}, command={command!r})
         await backend.start()
         print("started", flush=True)
         for _ in range(2):
@@ -262,6 +270,7 @@ BUILD = """
                 break
         if {wait}:
             await asyncio.sleep(1000)
+        print(backend.facts()["rebuilds"], "rebuilds")
         await backend.close()
 
     asyncio.run(build())
@@ -269,15 +278,18 @@ BUILD = """
 
 
 @contextlib.contextmanager
-def another_build(toy: Path, runtime: Path, *, wait: bool = True) -> Any:
-    """A process with a running engine, and the record of that engine."""
-    code = BUILD.format(toy=str(toy), runtime=str(runtime), command=STAND_IN, wait=wait)
+def another_build(toy: Path, runtime: Path, *, wait: bool = True, starts: bool = True) -> Any:
+    """A process with an engine that runs, or is starting for ever, and the record of that engine."""
+    args = {"child": True} if starts else {"deaf": True}
+    code = BUILD.format(toy=str(toy), runtime=str(runtime), command=STAND_IN, wait=wait, args=args)
     with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         try:
             assert process.stdout is not None
-            assert process.stdout.readline() == "started\n"
+            assert not starts or process.stdout.readline() == "started\n"
+            while not list(runtime.glob("*.json")):
+                time.sleep(0.05)
             yield process, json.loads(next(runtime.glob("*.json")).read_text())
         finally:
             process.kill()
@@ -299,6 +311,13 @@ def test_a_killed_build_takes_its_engine_along(toy: Path, tmp_path: Path) -> Non
         while list((tmp_path / "engines").glob("*.json")) and time.monotonic() < deadline:
             time.sleep(0.05)
     assert list((tmp_path / "engines").glob("*.json")) == []
+
+
+def test_a_build_killed_while_its_engine_starts_takes_it_along(toy: Path, tmp_path: Path) -> None:
+    with another_build(toy, tmp_path / "engines", starts=False) as (process, record):
+        time.sleep(1)  # it hears nothing by now, as while a model loads
+        process.kill()
+        assert gone(record)
 
 
 @pytest.mark.parametrize("fate", [signal.SIGSTOP, signal.SIGKILL])
@@ -332,6 +351,7 @@ def test_ctrl_c_at_the_terminal_does_not_reach_the_engine(toy: Path, tmp_path: P
         os.killpg(process.pid, signal.SIGINT)
         out, _ = process.communicate(timeout=20)
         assert out.startswith("last 0.5|None|"), "it was answered after the signal"
+        assert out.endswith("0 rebuilds\n")
         assert gone(record)
 
 
