@@ -269,10 +269,10 @@ def _override(table: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:
         value = text
-    *path, last = dotted.split(".")
-    path = [{"model": "models.solver", "engine": "engines.solver"}.get(path[0], path[0]), *path[1:]] if path else path
+    first, dot, rest = dotted.partition(".")
+    *path, last = ({"model": "models.solver", "engine": "engines.solver"}.get(first, first) + dot + rest).split(".")
     place: Any = table
-    for part in ".".join(path).split(".") if path else []:
+    for part in path:
         place = _step_into(place, part, dotted)
     if isinstance(place, list):
         raise RecipeError(

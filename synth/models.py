@@ -40,7 +40,8 @@ def open_role(name: str, model: ModelTable, engine: EngineTable, *, runtime: Pat
     for stray in sorted(engine.model_fields_set - ENGINE_KEYS[engine.kind]):
         known = ", ".join(sorted(ENGINE_KEYS[engine.kind]))
         raise RecipeError(
-            f"engines.{name}: {stray!r} means nothing to an engine of kind {engine.kind!r}; it takes: {known}"
+            f"engines.{name}: {stray!r} means nothing to an engine of kind {engine.kind!r}; it takes: {known}; to replace the "
+            f"whole table: --set 'engine={{kind=\"{engine.kind}\"}}'"
         )
     if model.seeds == "none" and engine.kind == "scripted":
         raise RecipeError(f"models.{name}: seeds = 'none' means nothing to a scripted engine; leave it out")
