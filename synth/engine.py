@@ -59,6 +59,8 @@ class Gate:
             self._started.result()
         else:
             await asyncio.shield(self._started)
+            if self._closed is not None:  # meanwhile: a start may take a minute
+                raise Stopped(self._closed)
         if self.inside >= self._backend.at_once or self._waiting:
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
