@@ -62,7 +62,7 @@ class HostProcess:
         await asyncio.wait((self._ready, self.ended), timeout=within, return_when=asyncio.FIRST_COMPLETED)
         said = self._ready.result() if self._ready.done() else None
         if isinstance(said, Ready):
-            await asyncio.to_thread(self._remember_shared)
+            self._remember_shared()
             return said
         if said is not None:
             raise RecipeError(said.message if said.said else self._unfit(said.message))
@@ -89,10 +89,12 @@ class HostProcess:
         self._record = engine_guard.remember(self._runtime, self._process.pid)
 
     def _remember_shared(self) -> None:
+        """Note which shared memory is the engine's while it can be asked: what died already maps nothing."""
         assert self._process is not None  # noqa: S101 - spawned
         mapped = engine_guard.shared_memory(engine_guard.session(self._process.pid, self._since))
-        self._shared = tuple(sorted(mapped))
-        self._record = engine_guard.remember(self._runtime, self._process.pid, self._shared)
+        if not mapped <= set(self._shared):
+            self._shared = tuple(sorted(mapped.union(self._shared)))
+            self._record = engine_guard.remember(self._runtime, self._process.pid, self._shared) or self._record
 
     def send(self, frame: ToHost) -> None:
         self._wire.send(frame)
@@ -126,6 +128,8 @@ class HostProcess:
         while not self.ended.done():
             await asyncio.sleep(each)
             now = time.monotonic()
+            if not self._ready.done() and self._process is not None:
+                self._remember_shared()
             load = self._load()
             self._quiet = 0.0 if load is None else self._quiet + min(now - last, 2 * each)
             last = now
