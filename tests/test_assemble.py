@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from tests.conftest import PROBLEMS, solve
-from tracemill.pipelines import staging
+from tracemill.pipelines import curate, staging
 from tracemill.pipelines.assemble import _merged
 from tracemill.pipelines.build import build
 from tracemill.pipelines.store import Store
@@ -41,9 +41,11 @@ def test_where_parts_are_cut_changes_no_version(
     bad = [{"id": "p05", "question": "a twin that differs"}, {"id": "zz", "question": None}, {"question": None}]
     source = tmp_path / "bad.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in [*PROBLEMS, *bad]))
-    asked = recipe(source={"path": str(source)}, synth={"use": f"{tmp_path}/some.py:some"})
+    two = [{"use": "keep", "k": 2}, {"use": "keep", "k": 1, "prefer": "longest"}]
+    asked = recipe(select=two, source={"path": str(source)}, synth={"use": f"{tmp_path}/some.py:some"})
     whole = build(asked, Store(tmp_path / "whole"), reply=solve).dataset
     monkeypatch.setattr(staging, "PART_ROWS", part_rows)
+    monkeypatch.setattr(curate, "PIECE_ROWS", part_rows)
     parts = build(asked, Store(tmp_path / "parts"), reply=solve).dataset
     assert parts.version == whole.version
     stages = whole.scan("rejected").collect()["stage"].value_counts()
