@@ -67,8 +67,6 @@ class Renderer:
         """The conversation as the chat template writes it, with the opening of the assistant's turn."""
         if self._compiled is None:
             return plain(messages)
-        from jinja2 import TemplateError
-
         try:
             return str(
                 self._compiled.render(
@@ -79,7 +77,7 @@ class Renderer:
                     **kwargs,
                 )
             )
-        except TemplateError as error:
+        except Exception as error:  # a template is a program, and may raise anything about the turns it is given
             raise ProblemFailed(f"the chat template of {self.name} refuses this conversation: {error}") from error
 
     def encode(self, text: str, *, special: bool = False) -> tuple[int, ...]:
@@ -96,7 +94,9 @@ class Renderer:
         from jinja2.ext import loopcontrols
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _generation_tag()]
+        )
         environment.filters["tojson"] = _tojson
         environment.globals.update(raise_exception=_raise, strftime_now=lambda form: datetime.now().strftime(form))  # noqa: DTZ005
         try:
@@ -112,15 +112,20 @@ def plain(messages: Sequence[Message]) -> str:
 
 def read_generation_config(folder: Path) -> Sampling:
     """The drawing settings of generation_config.json, with neutral values where it is silent."""
-    config = _json(folder / "generation_config.json")
+    file = folder / "generation_config.json"
+    config = _json(file)
     greedy = config.get("do_sample") is False and "temperature" in config
-    return Sampling(
-        temperature=0.0 if greedy else float(config.get("temperature") or 1.0),
-        top_p=float(config.get("top_p") or 1.0),
-        top_k=max(0, int(config.get("top_k") or 0)),
-        min_p=float(config.get("min_p") or 0.0),
-        stop=(),
-    )
+    try:
+        return Sampling(
+            temperature=0.0 if greedy else float(config.get("temperature") or 1.0),
+            top_p=float(config.get("top_p") or 1.0),
+            top_k=max(0, int(config.get("top_k") or 0)),
+            min_p=float(config.get("min_p") or 0.0),
+            stop=(),
+        )
+    except (TypeError, ValueError) as error:
+        numbers = {name: config.get(name) for name in ("temperature", "top_p", "top_k", "min_p")}
+        raise RecipeError(f"{file}: {numbers} are no numbers to draw with: {error}") from error
 
 
 def _tokenizer(file: Path) -> Tokenizer:
@@ -132,10 +137,10 @@ def _tokenizer(file: Path) -> Tokenizer:
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+        return dict(json.loads(file.read_text(encoding="utf-8")).items())
     except FileNotFoundError:
         return {}
-    except (ValueError, OSError) as error:
+    except (AttributeError, ValueError, OSError) as error:
         raise RecipeError(f"{file}: not a readable JSON object: {error}") from None
 
 
@@ -150,8 +155,30 @@ def _default_template(value: Any) -> str | None:
     return value or None
 
 
-def _tojson(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """JSON as transformers writes it for templates: Jinja's own filter escapes HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _generation_tag() -> Any:
+    """An extension for `{% generation %}`, with which templates mark what a trainer learns; here it changes nothing."""
+    from jinja2 import nodes
+    from jinja2.ext import Extension
+
+    class Generation(Extension):
+        tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
+    return Generation
 
 
 def _raise(message: str) -> NoReturn:
