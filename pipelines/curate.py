@@ -18,7 +18,7 @@ from tracemill.schemas.rows import Selection
 
 T = TypeVar("T")
 
-PIECE_ROWS = 1 << 16
+PIECE_ROWS = 1 << 15
 """So many traces at once are shown to a selector that looks at each problem alone."""
 
 DECISION = {"id": pl.String, "stage": pl.String, "reason": pl.String, "evidence": pl.String}
@@ -48,35 +48,35 @@ def decide(plan: Plan, traces: pl.LazyFrame, problems: pl.LazyFrame) -> Decision
     _reconcile("filters", total, len(frame))
     tables: dict[str, list[pl.LazyFrame]] = {}
     for selector in plan.selectors:
-        kept = frame.filter(pl.col("stage").is_null()).drop("stage", "reason", "evidence")
-        decided = []
-        for near, piece in _pieces(selector, kept):
+        narrowed = []
+        for near, piece in _pieces(selector, frame):
+            kept = piece.filter(pl.col("stage").is_null()).drop("stage", "reason", "evidence")
             seen = _with_counts(traces.filter(near), problems.filter(near))
-            left = seen.join(piece.lazy(), on="id", how="inner", maintain_order="left")
+            left = seen.join(kept.lazy(), on="id", how="inner", maintain_order="left")
             selection: Selection = _run(selector.name, partial(selector.call, left))
-            decided.append(_decided(selector.name, selection, left))
+            narrowed.append(_narrowed(piece, selector.name, selection, left))
             for name, table in selection.tables.items():
                 tables.setdefault(name, []).append(table)
-        frame = _narrowed(frame, selector.name, pl.concat(decided, how="vertical_relaxed"))
+        frame = pl.concat(narrowed, how="vertical_relaxed")
     return Decisions(frame, {name: pl.concat(pieces, how="diagonal_relaxed") for name, pieces in tables.items()})
 
 
-def _pieces(selector: Plugin, kept: pl.DataFrame) -> Iterator[tuple[pl.Expr, pl.DataFrame]]:
-    """What a selector is shown at once: whole problems where it looks at each alone, else all; and where that is found."""
+def _pieces(selector: Plugin, frame: pl.DataFrame) -> Iterator[tuple[pl.Expr, pl.DataFrame]]:
+    """What a selector decides about at once: whole problems where it looks at each alone, else all; and where that is."""
     per = selector.options.get("per", selector.about("GROUP", ()))
     alone = selector.about("REACH", "table") == "row" or tuple(per) == ("problem_id",)
-    if not alone or kept.height <= PIECE_ROWS:
-        yield pl.lit(value=True), kept
+    if not alone or frame.height <= PIECE_ROWS:
+        yield pl.lit(value=True), frame
         return
-    problem = pl.col("id").str.replace(r"/[^/]*$", "").alias("problem_id")
-    kept = kept.with_columns(problem).sort("problem_id", maintain_order=True)
+    problem = frame["id"].str.replace(r"/[^/]*$", "")
+    if not problem.is_sorted():
+        order = problem.arg_sort()
+        frame, problem = frame[order], problem[order]
     start = 0
-    while start < kept.height:
-        piece = kept.slice(start, PIECE_ROWS)
-        first, last = piece["problem_id"][0], piece["problem_id"][-1]
-        end = int(kept["problem_id"].search_sorted(last, side="right"))
-        near = pl.col("problem_id").is_between(pl.lit(first), pl.lit(last))
-        yield near, kept.slice(start, end - start).drop("problem_id")
+    while start < frame.height:
+        first, last = problem[start], problem[min(start + PIECE_ROWS, frame.height) - 1]
+        end = int(problem.search_sorted(last, side="right"))
+        yield pl.col("problem_id").is_between(pl.lit(first), pl.lit(last)), frame[start:end]
         start = end
 
 
@@ -105,23 +105,18 @@ def _with_counts(traces: pl.LazyFrame, problems: pl.LazyFrame) -> pl.LazyFrame:
     return traces.join(counted, on="problem_id", how="left", maintain_order="left")
 
 
-def _decided(name: str, selection: Selection, left: pl.LazyFrame) -> pl.DataFrame:
-    """What a selector says of the traces it was shown, and the columns it adds."""
+def _narrowed(frame: pl.DataFrame, name: str, selection: Selection, left: pl.LazyFrame) -> pl.DataFrame:
+    """Write a selector's decisions into the frame, after checking that every row came back once."""
     before = {*left.collect_schema().names(), "selected", "reason", "evidence"}
     added = [column for column in selection.rows.collect_schema().names() if column not in before]
-    return _run(
+    decided = _run(
         name, lambda: selection.rows.select("id", "selected", "reason", "evidence", *added).collect(engine="streaming")
     )
-
-
-def _narrowed(frame: pl.DataFrame, name: str, decided: pl.DataFrame) -> pl.DataFrame:
-    """Write a selector's decisions into the frame, after checking that every row came back once."""
     _reconcile(f"select:{name}", frame["stage"].null_count(), decided["id"].n_unique(), len(decided))
     if (silent := decided.filter(~pl.col("selected") & pl.col("reason").is_null())).height:
         raise CountsDiffer(
             f"select:{name} turned down {silent.height} rows without a reason, such as {silent['id'][0]}"
         )
-    added = [column for column in decided.columns if column not in {"id", "selected", "reason", "evidence"}]
     down = ~pl.col("selected")
     decided = decided.select(
         "id",
