@@ -50,12 +50,20 @@ def portable(recipe: Recipe) -> dict[str, Any]:
     return dict(_without_folders(recipe.model_dump(mode="json", exclude_none=True)))
 
 
-def _without_folders(value: Any) -> Any:
+PLACES = {"path", "name", "tokenizer", "template", "script", "use"}
+"""Keys that may hold a path; a text such as `system = "/no_think"` only looks like one."""
+
+
+def _without_folders(value: Any, *, place: bool = False) -> Any:
     if isinstance(value, Mapping):
-        return {key: _without_folders(item) for key, item in value.items() if key != "base_urls"}
+        return {
+            key: _without_folders(item, place=place or key in PLACES or key == "args")
+            for key, item in value.items()
+            if key != "base_urls"
+        }
     if isinstance(value, list):
-        return [_without_folders(item) for item in value]
-    return value.rpartition("/")[2] if isinstance(value, str) and value.startswith("/") else value
+        return [_without_folders(item, place=place) for item in value]
+    return value.rpartition("/")[2] if place and isinstance(value, str) and value.startswith("/") else value
 
 
 def made_from(

@@ -174,6 +174,7 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     _anchor(table, path.resolve().parent)
     for override in overrides:
         _override(table, override)
+    _spell_out(table)  # again: an override may bring a short form
     _anchor(table, Path.cwd())
     return parse_recipe(table, str(path))
 
@@ -285,7 +286,7 @@ def _override(table: dict[str, Any], override: str) -> None:
 
 def _step_into(place: Any, part: str, dotted: str) -> Any:
     if isinstance(place, list):
-        if not part.isdigit() or int(part) >= len(place):
+        if not part.isdecimal() or int(part) >= len(place):
             raise RecipeError(f"--set {dotted}: {part!r} is not one of 0 to {len(place) - 1}")
         return place[int(part)]
     if not isinstance(place, dict):

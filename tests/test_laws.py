@@ -164,6 +164,15 @@ def test_the_place_where_it_is_built_does_not_reach_the_version(
     assert run(method, table_of(method, elsewhere), elsewhere / "s").dataset.version == calm(method).dataset.version
 
 
+def test_a_version_names_no_folder_and_a_text_that_looks_like_one_is_kept(tmp_path: Path):
+    model = {"name": "scripted-solver", "max_tokens": 64, "system": "/no_think"}
+    built = run("sample", table_of("sample", tmp_path / "here", model=model), tmp_path / "store")
+    recipe = (built.dataset.path / "recipe.toml").read_text()
+    assert 'system = "/no_think"' in recipe
+    for file in built.dataset.path.rglob("*"):
+        assert file.is_dir() or str(tmp_path).encode() not in file.read_bytes(), file.name
+
+
 @pytest.mark.parametrize("method", SHIPPED)
 def test_an_unchanged_rebuild_samples_nothing_and_is_the_same_version(method: str, tmp_path: Path):
     recipe = table_of(method, tmp_path)
