@@ -128,7 +128,8 @@ def _checked(function: Callable[..., Any], step: Step, module: ModuleType) -> di
     )
     try:
         options = dict(model.model_validate_json(msgspec.json.encode(step.options)))
-        if (check := getattr(module, "check", None)) is not None:
+        check = getattr(module, "check", None)
+        if inspect.isfunction(check) and _takes(check, options):
             check(**options)
         if not inspect.iscoroutinefunction(function) and len(signature.parameters) == len(fields):
             function(**options)  # a filter checks its options when it makes its expression
@@ -138,3 +139,12 @@ def _checked(function: Callable[..., Any], step: Step, module: ModuleType) -> di
     except ValueError as error:
         raise RecipeError(f"{step.use}: {error}") from None
     return options
+
+
+def _takes(check: Callable[..., Any], options: Mapping[str, Any]) -> bool:
+    """Whether a module's `check` is about these options: a file of the user's own may hold several plug-ins."""
+    try:
+        inspect.signature(check).bind(**options)
+    except TypeError:
+        return False
+    return True
