@@ -19,8 +19,8 @@ import time
 from array import array
 from pathlib import Path
 
-from tracemill.synth.backends.engine_guard import follow, leave
-from tracemill.synth.backends.vllm_wire import (
+from tracemill.synth.backends.vllm.guard import follow, leave
+from tracemill.synth.backends.vllm.wire import (
     Abort,
     Answer,
     Ask,

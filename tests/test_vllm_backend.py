@@ -23,10 +23,9 @@ from hypothesis import strategies as st
 from tracemill.schemas.errors import EngineLost, RecipeError, RequestRefused
 from tracemill.schemas.recipe import ModelTable
 from tracemill.schemas.request import Adapter, Completion, Model, Request, Sampling
-from tracemill.synth.backends import engine_guard
-from tracemill.synth.backends.vllm import Vllm
-from tracemill.synth.backends.vllm_queue import Call, Queue
-from tracemill.synth.backends.vllm_wire import Ask
+from tracemill.synth.backends.vllm import Vllm, guard
+from tracemill.synth.backends.vllm.queue import Call, Queue
+from tracemill.synth.backends.vllm.wire import Ask
 
 STAND_IN = (sys.executable, str(Path(__file__).with_name("engine_stand_in.py")))
 MODEL = Model(name="toy", revision="0")
@@ -297,14 +296,14 @@ def another_build(toy: Path, runtime: Path, *, wait: bool = True, starts: bool =
 
 def gone(record: dict[str, Any], within: float = 20) -> bool:
     deadline = time.monotonic() + within
-    while engine_guard.session(record["pid"], record["started"]) and time.monotonic() < deadline:
+    while guard.session(record["pid"], record["started"]) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return not engine_guard.session(record["pid"], record["started"])
+    return not guard.session(record["pid"], record["started"])
 
 
 def test_a_killed_build_takes_its_engine_along(toy: Path, tmp_path: Path) -> None:
     with another_build(toy, tmp_path / "engines") as (process, record):
-        assert len(engine_guard.session(record["pid"], record["started"])) == 2
+        assert len(guard.session(record["pid"], record["started"])) == 2
         process.kill()
         assert gone(record)
         deadline = time.monotonic() + 5
@@ -329,19 +328,19 @@ def test_the_next_build_ends_what_a_killed_build_and_a_lost_host_left(
         process.kill()
         process.wait()
         time.sleep(0.5)
-        assert engine_guard.session(record["pid"], record["started"]), "nobody was left to end it"
-        assert engine_guard.reap(tmp_path / "engines") == [record["pid"]]
+        assert guard.session(record["pid"], record["started"]), "nobody was left to end it"
+        assert guard.reap(tmp_path / "engines") == [record["pid"]]
         assert gone(record, within=0)
-    assert engine_guard.reap(tmp_path / "engines") == []
+    assert guard.reap(tmp_path / "engines") == []
 
 
 def test_engines_of_a_living_build_or_another_machine_are_left_alone(toy: Path, tmp_path: Path) -> None:
     with another_build(toy, tmp_path / "engines") as (_, record):
         path = tmp_path / "engines" / f"{record['pid']}.json"
-        assert engine_guard.reap(tmp_path / "engines") == []
+        assert guard.reap(tmp_path / "engines") == []
         for change in ({"machine": "elsewhere"}, {"started": record["started"] - 1, "owner_started": 0}):
             path.write_text(json.dumps({**record, **change}))
-            assert engine_guard.reap(tmp_path / "engines") == []
+            assert guard.reap(tmp_path / "engines") == []
             assert not gone(record, within=0)
         path.write_text(json.dumps(record))
 
@@ -368,9 +367,9 @@ def test_shared_memory_of_a_killed_session_is_removed(tmp_path: Path) -> None:
     ) as process:
         assert process.stdout is not None
         name = process.stdout.readline().strip()
-        assert (engine_guard.SHARED / name).exists()
-        engine_guard.end_session(process.pid, engine_guard.start_time(process.pid) or 0)
-    assert not (engine_guard.SHARED / name).exists()
+        assert (guard.SHARED / name).exists()
+        guard.end_session(process.pid, guard.start_time(process.pid) or 0)
+    assert not (guard.SHARED / name).exists()
 
 
 # -- what is wrong before anything is started

@@ -19,8 +19,7 @@ import pytest_asyncio
 from tracemill.schemas.errors import RecipeError, RequestRefused
 from tracemill.schemas.recipe import ModelTable
 from tracemill.schemas.request import Completion, Model, Request, Sampling
-from tracemill.synth.backends import engine_guard
-from tracemill.synth.backends.vllm import Vllm
+from tracemill.synth.backends.vllm import Vllm, guard
 
 pytest.importorskip("vllm", reason="needs vLLM: make demo installs its CPU build")
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600), pytest.mark.asyncio(loop_scope="module")]
@@ -46,8 +45,8 @@ async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Vllm
     yield backend
     record = record_of(backend)
     await backend.close()
-    assert engine_guard.session(record["pid"], record["started"]) == []
-    assert not any((engine_guard.SHARED / name).exists() for name in record["shared"])
+    assert guard.session(record["pid"], record["started"]) == []
+    assert not any((guard.SHARED / name).exists() for name in record["shared"])
 
 
 def record_of(backend: Vllm) -> dict[str, Any]:
@@ -151,7 +150,7 @@ async def test_an_engine_killed_or_stopped_in_the_middle_changes_no_answer(fate:
 
 
 def core_of(record: dict[str, Any]) -> int:
-    for pid in engine_guard.session(record["pid"], record["started"]):
+    for pid in guard.session(record["pid"], record["started"]):
         with contextlib.suppress(OSError):
             if b"EngineCore" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 return pid
@@ -190,11 +189,11 @@ async def test_a_killed_build_leaves_no_engine_and_no_shared_memory(tmp_path: Pa
     record = await asyncio.to_thread(killed_build, code, tmp_path)
     assert record["shared"]
     deadline = time.monotonic() + 20
-    while engine_guard.session(record["pid"], record["started"]) and time.monotonic() < deadline:  # noqa: ASYNC110
+    while guard.session(record["pid"], record["started"]) and time.monotonic() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(0.1)
-    assert engine_guard.session(record["pid"], record["started"]) == []
+    assert guard.session(record["pid"], record["started"]) == []
     await asyncio.sleep(1)
-    assert not any((engine_guard.SHARED / name).exists() for name in record["shared"])
+    assert not any((guard.SHARED / name).exists() for name in record["shared"])
     assert not list(tmp_path.glob("*.json"))  # noqa: ASYNC240 - a moment
 
 

@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 from tracemill.schemas.recipe import ModelTable
 from tracemill.schemas.request import Model, Request, Sampling
 from tracemill.synth.backends.vllm import Vllm
-from tracemill.synth.backends.vllm_args import environment
+from tracemill.synth.backends.vllm.args import environment
 
 MODEL = Path(__file__).parents[2] / "data/models/tiny-reasoner"
 SEATS = 256

@@ -1,6 +1,6 @@
-"""The engine host: a child process of a build that runs vLLM and answers the frames of vllm_wire.
+"""The engine host: a child process of a build that runs vLLM and answers the frames of wire.py.
 
-    python -m tracemill.synth.backends.vllm_host <socket fd> <pid of the build> <runtime folder>
+    python -m tracemill.synth.backends.vllm.host <socket fd> <pid of the build> <runtime folder>
 
 It leads a session of its own, so that Ctrl-C at the terminal does not reach the engine while the build drains, and it
 outlives the build by a quarter of a second at most: then it kills its session, EngineCore included.
@@ -14,9 +14,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from tracemill.synth.backends import vllm_engine
-from tracemill.synth.backends.engine_guard import follow, leave
-from tracemill.synth.backends.vllm_wire import (
+from tracemill.synth.backends.vllm import engine as vllm_engine
+from tracemill.synth.backends.vllm.guard import follow, leave
+from tracemill.synth.backends.vllm.wire import (
     Abort,
     Ask,
     Beat,

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tracemill.schemas.errors import RecipeError
-from tracemill.synth.backends import engine_guard
-from tracemill.synth.backends.vllm_wire import Beat, Dead, Frames, FromHost, Ready, Setup, Stop, ToHost, Unfit
+from tracemill.synth.backends.vllm import guard
+from tracemill.synth.backends.vllm.wire import Beat, Dead, Frames, FromHost, Ready, Setup, Stop, ToHost, Unfit
 
-HOST = (sys.executable, "-P", "-m", "tracemill.synth.backends.vllm_host")
+HOST = (sys.executable, "-P", "-m", "tracemill.synth.backends.vllm.host")
 """-P: a folder `vllm/` where the build was started must not be taken for the library."""
 LOGS_KEPT = 10
 READS = 500
@@ -85,16 +85,16 @@ class HostProcess:
                 env=dict(self._environment),
                 start_new_session=True,
             )
-        self._since = engine_guard.start_time(self._process.pid) or 0
-        self._record = engine_guard.remember(self._runtime, self._process.pid)
+        self._since = guard.start_time(self._process.pid) or 0
+        self._record = guard.remember(self._runtime, self._process.pid)
 
     def _remember_shared(self) -> None:
         """Note which shared memory is the engine's while it can be asked: what died already maps nothing."""
         assert self._process is not None  # noqa: S101 - spawned
-        mapped = engine_guard.shared_memory(engine_guard.session(self._process.pid, self._since))
+        mapped = guard.shared_memory(guard.session(self._process.pid, self._since))
         if not mapped <= set(self._shared):
             self._shared = tuple(sorted(mapped.union(self._shared)))
-            self._record = engine_guard.remember(self._runtime, self._process.pid, self._shared) or self._record
+            self._record = guard.remember(self._runtime, self._process.pid, self._shared) or self._record
 
     def send(self, frame: ToHost) -> None:
         self._wire.send(frame)
@@ -153,7 +153,7 @@ class HostProcess:
         await asyncio.shield(asyncio.to_thread(self._clean, process))
 
     def _clean(self, process: "subprocess.Popen[bytes]") -> None:
-        engine_guard.end_session(process.pid, self._since, self._shared)
+        guard.end_session(process.pid, self._since, self._shared)
         process.wait()
         if self._record is not None:
             self._record.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 
-from tracemill.synth.backends.vllm_wire import Answer, Ask, Scores
+from tracemill.synth.backends.vllm.wire import Answer, Ask, Scores
 
 ALONE = 2
 """Deaths alone in the engine that convict; one may be the machine's fault."""

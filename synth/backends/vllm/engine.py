@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from tracemill.synth.backends.vllm_wire import Answer, Ask, Scores
+from tracemill.synth.backends.vllm.wire import Answer, Ask, Scores
 
 Top = tuple[tuple[tuple[int, float], ...], ...]
 

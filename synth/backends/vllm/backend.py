@@ -1,6 +1,6 @@
 """The `vllm` backend: an engine of our own, in a process of its own, brought back when it dies or hangs.
 
-    build ── vllm.py ── vllm_process.py ══ frames of vllm_wire.py ══ vllm_host.py ── vLLM (AsyncLLM) ── EngineCore
+    build ── backend.py ── process.py ══ frames of wire.py ══ host.py ── vLLM (AsyncLLM) ── EngineCore
 
 The build stays light and drains on Ctrl-C while the engine goes on. Whatever happens to the engine, a request is
 answered, refused for a reason of its own, or the whole backend is lost: nothing is left hanging.
@@ -17,10 +17,11 @@ from typing import Any, Literal
 from tracemill.schemas.errors import EngineLost, RecipeError, RequestRefused
 from tracemill.schemas.recipe import ModelTable
 from tracemill.schemas.request import Capability, Completion, Request, Sampling, TokenScores
-from tracemill.synth.backends import engine_guard, vllm_args
-from tracemill.synth.backends.vllm_process import HOST, HostProcess, last_words
-from tracemill.synth.backends.vllm_queue import Call, Queue
-from tracemill.synth.backends.vllm_wire import Abort, Answer, Ask, FromHost, Hiccup, Ready, Refusal, Scores, Setup
+from tracemill.synth.backends.vllm import args as vllm_args
+from tracemill.synth.backends.vllm import guard
+from tracemill.synth.backends.vllm.process import HOST, HostProcess, last_words
+from tracemill.synth.backends.vllm.queue import Call, Queue
+from tracemill.synth.backends.vllm.wire import Abort, Answer, Ask, FromHost, Hiccup, Ready, Refusal, Scores, Setup
 
 REBUILDS = 3
 """Rebuilds in a row, without an answer in between, after which the engine is lost."""
@@ -78,7 +79,7 @@ class Vllm:
             vllm_args.check_installed()
         self._local = vllm_args.check_model(self._model_path, self._given)
         self._runtime.mkdir(parents=True, exist_ok=True)
-        await asyncio.to_thread(engine_guard.reap, self._runtime)
+        await asyncio.to_thread(guard.reap, self._runtime)
         await self._launch()
         self._keeper = asyncio.create_task(self._keep())
         self._keeper.add_done_callback(self._keeper_ended)
