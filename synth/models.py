@@ -37,14 +37,7 @@ def open_role(name: str, model: ModelTable, engine: EngineTable, *, runtime: Pat
 
     `runtime` is the folder where a running engine leaves its record; `reply` answers in place of a script.
     """
-    for stray in sorted(engine.model_fields_set - ENGINE_KEYS[engine.kind]):
-        known = ", ".join(sorted(ENGINE_KEYS[engine.kind]))
-        raise RecipeError(
-            f"engines.{name}: {stray!r} means nothing to an engine of kind {engine.kind!r}; it takes: {known}; to replace the "
-            f"whole table: --set 'engine={{kind=\"{engine.kind}\"}}'"
-        )
-    if model.seeds == "none" and engine.kind == "scripted":
-        raise RecipeError(f"models.{name}: seeds = 'none' means nothing to a scripted engine; leave it out")
+    _check_engine_keys(name, model, engine)
     folder, revision = _find(name, model, engine)
     renderer = _renderer(name, model, engine, folder)
     send = {"vllm": "tokens", "scripted": "text", "openai": engine.send}[engine.kind]
@@ -55,15 +48,6 @@ def open_role(name: str, model: ModelTable, engine: EngineTable, *, runtime: Pat
             f"models.{name}: with send = 'chat' the server renders; set engine.send = 'tokens' to use template"
         )
     backend = _backend(name, model, engine, folder, runtime, reply)
-    defaults = (renderer.generation if renderer else NEUTRAL).over(NEUTRAL)
-    asked = Sampling(
-        temperature=model.temperature,
-        top_p=model.top_p,
-        top_k=model.top_k,
-        min_p=model.min_p,
-        max_tokens=model.max_tokens,
-        stop=model.stop,
-    )
     return Role(
         name=name,
         model=Model(
@@ -77,7 +61,7 @@ def open_role(name: str, model: ModelTable, engine: EngineTable, *, runtime: Pat
         ),
         backend=backend,
         renderer=renderer,
-        defaults=asked.over(defaults),
+        defaults=_drawing(model, renderer),
         send=send,
         tokenizer=renderer.name if renderer else model.name if engine.kind == "openai" else "words",
         system=model.system,
@@ -86,6 +70,30 @@ def open_role(name: str, model: ModelTable, engine: EngineTable, *, runtime: Pat
         run_seed=model.seed,
         seeds=model.seeds,
     )
+
+
+def _check_engine_keys(name: str, model: ModelTable, engine: EngineTable) -> None:
+    for stray in sorted(engine.model_fields_set - ENGINE_KEYS[engine.kind]):
+        known = ", ".join(sorted(ENGINE_KEYS[engine.kind]))
+        raise RecipeError(
+            f"engines.{name}: {stray!r} means nothing to an engine of kind {engine.kind!r}; it takes: {known}; to replace the "
+            f"whole table: --set 'engine={{kind=\"{engine.kind}\"}}'"
+        )
+    if model.seeds == "none" and engine.kind == "scripted":
+        raise RecipeError(f"models.{name}: seeds = 'none' means nothing to a scripted engine; leave it out")
+
+
+def _drawing(model: ModelTable, renderer: Renderer | None) -> Sampling:
+    """How this role draws: as the recipe says, else as the model's generation config does, else neutrally."""
+    asked = Sampling(
+        temperature=model.temperature,
+        top_p=model.top_p,
+        top_k=model.top_k,
+        min_p=model.min_p,
+        max_tokens=model.max_tokens,
+        stop=model.stop,
+    )
+    return asked.over((renderer.generation if renderer else NEUTRAL).over(NEUTRAL))
 
 
 def _is_path(name: str) -> bool:
@@ -106,6 +114,8 @@ def _find(role: str, model: ModelTable, engine: EngineTable) -> tuple[Path | Non
         if engine.kind == "vllm":
             return _from_hub(role, model)
         return None, model.revision or "unverified"
+    if engine.kind == "openai" and not folder.is_dir():
+        return None, model.revision or "unverified"  # a server's name for its model may be a path on the server
     if not folder.is_dir():
         raise RecipeError(f"models.{role}.name: no folder {folder}; name a model folder, a Hub id or a served model")
     if engine.kind != "vllm":

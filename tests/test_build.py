@@ -13,8 +13,9 @@ from tests.conftest import solve
 from tracemill.pipelines.build import build
 from tracemill.pipelines.store import Dataset, Store
 from tracemill.schemas.errors import EngineLost, RecipeError, TooManyFailures
-from tracemill.schemas.recipe import Recipe
+from tracemill.schemas.recipe import EngineTable, ModelTable, Recipe
 from tracemill.schemas.request import Request
+from tracemill.synth.models import open_role
 
 Make = Callable[..., Recipe]
 
@@ -277,6 +278,13 @@ def test_an_engine_key_that_means_nothing_to_its_kind_is_refused(recipe: Make, s
         RecipeError, match="'timeout' means nothing to an engine of kind 'scripted'; it takes: args, at_once"
     ):
         build(recipe(engine={"kind": "scripted", "timeout": 3.0}), store, reply=solve)
+
+
+def test_a_served_name_may_be_a_path_on_the_server(tmp_path: Path):
+    served = ModelTable(name="/models/on/the/server", max_tokens=8)
+    engine = EngineTable(kind="openai", base_urls=("http://127.0.0.1:9/v1",))
+    role = open_role("solver", served, engine, runtime=tmp_path)
+    assert (role.model.name, role.model.revision) == ("server", "unverified")
 
 
 def test_every_field_of_a_request_is_in_its_key():
