@@ -64,6 +64,7 @@ class Gate:
         if self.inside >= self._backend.at_once or self._waiting:
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
+            self._admit()  # there may be more room than when the last one came
             try:
                 await turn
             except asyncio.CancelledError:
@@ -79,6 +80,9 @@ class Gate:
 
     def _leave(self) -> None:
         self.inside -= 1
+        self._admit()
+
+    def _admit(self) -> None:
         while self._waiting and self.inside < self._backend.at_once:
             turn = self._waiting.popleft()
             if not turn.done():

@@ -120,6 +120,19 @@ async def test_how_many_may_be_inside_is_read_again_as_it_goes():
     assert visitors.seen == [0, 1, 2, 3, 4]
 
 
+async def test_room_that_was_made_meanwhile_goes_to_who_came_first():
+    door, visitors = opened(1)
+    await visitors.come(0, 1, 2)
+    door.at_once = 2
+    await visitors.come(3)
+    assert visitors.inside == [0, 1]
+    door.at_once = 4
+    await visitors.come(4)
+    assert visitors.inside == [0, 1, 2, 3]
+    await visitors.leave(0, 1, 2, 3, 4)
+    assert visitors.seen == [0, 1, 2, 3, 4]
+
+
 async def test_who_gives_up_waiting_takes_nobodys_turn():
     _, visitors = opened(1)
     await visitors.come(0, 1, 2)

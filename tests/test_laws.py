@@ -354,9 +354,9 @@ def test_draws_and_ids_are_ours_for_ever():
 def test_a_budget_cuts_the_same_prefix_whoever_is_there_to_run_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     cut = set()
     for seed in (1, 2, 3):
-        slowed(monkeypatch, seed)
+        slowed(monkeypatch, seed, most=0.05)
         place = tmp_path / str(seed)
-        recipe = table_of("sample", place, budget={"tokens": 300}, **scripted("sample", at_once=3 * seed))
+        recipe = table_of("sample", place, budget={"tokens": 300}, **scripted("sample", at_once=40 * seed))
         built = run("sample", recipe, place / "store")
         done = tables(built)["problems"]["problem_id"].to_list()
         everyone = sorted((f"p{i:02}" for i in range(COUNT)), key=draw)
