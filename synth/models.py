@@ -5,6 +5,7 @@ Nothing is started here; whatever is wrong is a RecipeError before the first tok
 
 import hashlib
 import importlib.util
+import json
 import os
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def open_role(name: str, model: ModelTable, engine: EngineTable, *, runtime: Pat
     `runtime` is the folder where a running engine leaves its record; `reply` answers in place of a script.
     """
     _check_engine_keys(name, model, engine)
-    folder, revision = _find(name, model, engine)
+    folder, revision = _find(name, model, engine, runtime)
     renderer = _renderer(name, model, engine, folder)
     send = {"vllm": "tokens", "scripted": "text", "openai": engine.send}[engine.kind]
     if send == "tokens" and renderer is None:
@@ -107,7 +108,7 @@ def _local(name: str) -> Path | None:
     return EMBEDDED / name if (EMBEDDED / name).is_dir() and "/" not in name else None
 
 
-def _find(role: str, model: ModelTable, engine: EngineTable) -> tuple[Path | None, str]:
+def _find(role: str, model: ModelTable, engine: EngineTable, runtime: Path) -> tuple[Path | None, str]:
     """Where the model's files are, if they are here, and what proves its revision."""
     folder = _local(model.name)
     if folder is None:
@@ -124,19 +125,40 @@ def _find(role: str, model: ModelTable, engine: EngineTable) -> tuple[Path | Non
         raise RecipeError(f"models.{role}.name: {folder} has no config.json, so it is not a model folder")
     if not any(folder.glob("*.safetensors")):
         raise RecipeError(f"models.{role}.name: {folder} has no *.safetensors, so there are no weights to load")
-    revision = hash_folder(folder)
+    revision = hash_folder(folder, runtime / "weights.hashes")
     if model.revision not in (None, revision):
         raise RecipeError(f"models.{role}.revision is {model.revision}, but the files in {folder} hash to {revision}")
     return folder, revision
 
 
-def hash_folder(folder: Path) -> str:
-    """SHA-256 over names and contents of the files that decide what a model says, 16 hex digits."""
+def hash_folder(folder: Path, known: Path | None = None) -> str:
+    """SHA-256 over names and contents of the files that decide what a model says, 16 hex digits.
+
+    `known` is a JSON file of hashes from earlier runs: a file of the same path, size and time is not read again, because
+    the weights of a large model take minutes.
+    """
+    hashes = _hashes(known)
     digest = hashlib.sha256()
     for file in sorted(p for p in folder.iterdir() if p.suffix in {".safetensors", ".json", ".jinja", ".model"}):
-        with file.open("rb") as stream:
-            digest.update(f"{file.name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+        facts = file.stat()
+        mark = f"{file.resolve()} {facts.st_size} {facts.st_mtime_ns}"
+        if mark not in hashes:
+            with file.open("rb") as stream:
+                hashes[mark] = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest.update(f"{file.name}\0{hashes[mark]}\n".encode())
+    if known is not None:
+        draft = known.with_suffix(f".{os.getpid()}")
+        draft.write_text(json.dumps(hashes))
+        draft.replace(known)
     return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def _hashes(known: Path | None) -> dict[str, str]:
+    """What is known, or nothing where the file is missing or damaged: it can be made again."""
+    try:
+        return dict(json.loads(known.read_text())) if known else {}
+    except (OSError, ValueError):
+        return {}
 
 
 def _from_hub(role: str, model: ModelTable) -> tuple[Path, str]:

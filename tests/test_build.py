@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import polars as pl
@@ -15,7 +16,7 @@ from tracemill.pipelines.store import Dataset, Store
 from tracemill.schemas.errors import EngineLost, RecipeError, TooManyFailures
 from tracemill.schemas.recipe import EngineTable, ModelTable, Recipe
 from tracemill.schemas.request import Request
-from tracemill.synth.models import open_role
+from tracemill.synth.models import hash_folder, open_role
 
 Make = Callable[..., Recipe]
 
@@ -278,6 +279,19 @@ def test_an_engine_key_that_means_nothing_to_its_kind_is_refused(recipe: Make, s
         RecipeError, match="'timeout' means nothing to an engine of kind 'scripted'; it takes: args, at_once"
     ):
         build(recipe(engine={"kind": "scripted", "timeout": 3.0}), store, reply=solve)
+
+
+def test_weights_are_read_once_and_again_when_they_change(tmp_path: Path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"one")
+    known = tmp_path / "weights.json"
+    first = hash_folder(model, known)
+    assert hash_folder(model, known) == hash_folder(model) == first
+    known.write_text(known.read_text().replace(sha256(b"one").hexdigest(), sha256(b"trusted").hexdigest()))
+    assert hash_folder(model, known) != first, "the file was read although its size and time are known"
+    (model / "model.safetensors").write_bytes(b"three")
+    assert hash_folder(model, known) == hash_folder(model) != first
 
 
 def test_a_served_name_may_be_a_path_on_the_server(tmp_path: Path):
