@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from tracemill.schemas.errors import RecipeError
+from tracemill.schemas.errors import RecipeError, TracemillError
 from tracemill.schemas.rows import Selection
 from tracemill.schemas.tables import ROWS
 
@@ -89,3 +89,8 @@ def recipes_fault(name: str) -> Iterator[None]:
         text = str(error).partition(_NOISE)[0]  # polars goes on with the whole expression
         shown = text if isinstance(error, RecipeError) else f"{name}: {text}"
         raise RecipeError(shown) from error
+    except (TracemillError, OSError):
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+        raise RecipeError(f"{name} raises {said}; what was sampled is kept: mend it and run again") from error

@@ -281,6 +281,22 @@ def test_an_engine_key_that_means_nothing_to_its_kind_is_refused(recipe: Make, s
         build(recipe(engine={"kind": "scripted", "timeout": 3.0}), store, reply=solve)
 
 
+def test_a_selector_of_ones_own_that_raises_costs_no_sample(recipe: Make, tmp_path: Path, store: Store):
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "def mine(traces, *, engine=None):\n"
+        "    if traces.collect().height:\n"
+        "        raise KeyError('oops')\n"
+        "    from tracemill.selectors.keep import keep\n"
+        "    return keep(traces)\n"
+    )
+    with pytest.raises(RecipeError, match="mine raises KeyError: 'oops'; what was sampled is kept"):
+        build(recipe(select=[{"use": f"{mine}:mine"}]), store, reply=solve)
+    idle = Counted()
+    build(recipe(), store, reply=idle)
+    assert idle.asked == []
+
+
 def test_weights_are_read_once_and_again_when_they_change(tmp_path: Path):
     model = tmp_path / "model"
     model.mkdir()

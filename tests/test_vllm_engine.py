@@ -136,7 +136,6 @@ async def test_facts_name_what_decides_answers(engine: Vllm) -> None:
     assert {"version", "package", "platform", "device", "batch_invariant", "args"} <= facts.keys()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fate", [signal.SIGKILL, signal.SIGSTOP])
 async def test_an_engine_killed_or_stopped_in_the_middle_changes_no_answer(fate: signal.Signals, engine: Vllm) -> None:
     undisturbed = await draw(engine, range(64))
