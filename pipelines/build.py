@@ -21,7 +21,7 @@ from tracemill.pipelines import outcomes
 from tracemill.pipelines.assemble import as_rejected, assemble
 from tracemill.pipelines.curate import Decisions, decide
 from tracemill.pipelines.export import write_view
-from tracemill.pipelines.lineage import card_of, identity_of, made_from, resolved_toml
+from tracemill.pipelines.lineage import accuracy_of, card_of, identity_of, made_from, resolved_toml
 from tracemill.pipelines.outcomes import Record
 from tracemill.pipelines.plan import Plan, code_hash, resolve
 from tracemill.pipelines.progress import Report
@@ -195,6 +195,7 @@ def _commit(
 ) -> Dataset:
     lost = [as_rejected(r.problem_id, r.reason, r.evidence, r.row) for r in spool.source_rejections()]
     hashes = [source_hash(source, resolve=_resolver(store)) for source in plan.recipe.source]
+    accuracy = accuracy_of(staged)
     with store.draft(plan.recipe.name) as draft:
         assemble(draft, plan, staged, decisions, lost, shop.journal)
         for name, view in plan.views.items():
@@ -204,9 +205,9 @@ def _commit(
         return draft.commit(
             recipe_toml=resolved_toml(plan.recipe),
             identity=identity_of(plan, hashes),
-            manifest=made_from(plan, hashes, staged, decisions, lost, tally, why_partial),
+            manifest=made_from(plan, hashes, staged, decisions, lost, tally, accuracy, why_partial),
             complete=why_partial is None,
-            card=card_of(plan, staged),
+            card=card_of(plan, accuracy),
         )
 
 

@@ -73,6 +73,7 @@ def made_from(
     decisions: Decisions,
     lost: Sequence[Mapping[str, Any]],
     tally: Any,
+    accuracy: Sequence[Mapping[str, Any]],
     why_partial: str | None,
 ) -> MadeFrom:
     """What the manifest says; none of it is in the version id."""
@@ -90,7 +91,7 @@ def made_from(
         counts=_counts(staged, decisions, lost),
         samples={"new": tally.meter.samples_new, "replayed": tally.meter.samples_replayed},
         tokens={"new": tally.meter.tokens_new, "replayed": tally.meter.tokens_replayed},
-        accuracy=accuracy_of(staged),
+        accuracy=accuracy,
         determinism=determinism(plan),
         code=code_hash(),
         plugins={p.name: p.code for p in (plan.method, *plan.scores, *plan.filters, *plan.selectors)},
@@ -100,12 +101,12 @@ def made_from(
     return facts
 
 
-def card_of(plan: Plan, staged: Staged) -> CardFacts:
+def card_of(plan: Plan, accuracy: Sequence[Mapping[str, Any]]) -> CardFacts:
     """What the card shows beyond the manifest: how often the model is right."""
     about = f"Reasoning traces made by `{plan.method.name}`, each verified against its gold answer."
     if plan.method.name == "given":
         about = "Given reasoning traces, each verified against its gold answer."
-    numbers = shown_accuracy(accuracy_of(staged))
+    numbers = shown_accuracy(accuracy)
     note = "Shares with 95 % intervals over problems; undecided verdicts count as samples and never as correct."
     tables = [CardTable(title="Accuracy", rows=numbers, note=note)] if numbers else []
     limits = ["A correct final answer does not prove that the steps before it are right."]
