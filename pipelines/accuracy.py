@@ -181,7 +181,8 @@ def tabulate(problems: Iterable[Draws]) -> list[dict[str, Any]]:
     if most == 0:
         return []
     ks = [*(2**i for i in range(most.bit_length()) if 2**i < most), most]
-    lines = [{"difficulty": level, **tallies[level].line(ks, most)} for level in sorted(tallies, key=_by_number)]
+    levels = [] if tallies.keys() == {None} else sorted(tallies, key=_by_number)
+    lines = [{"difficulty": level, **tallies[level].line(ks, most)} for level in levels]
     return [*lines, {"difficulty": "all", **total.line(ks, most)}]
 
 

@@ -138,6 +138,10 @@ def _checked(function: Callable[..., Any], step: Step, module: ModuleType) -> di
         raise RecipeError(f"{step.use}: " + "; ".join(faults)) from None
     except ValueError as error:
         raise RecipeError(f"{step.use}: {error}") from None
+    except RecipeError:
+        raise
+    except Exception as error:
+        raise RecipeError(f"{step.use} raises {type(error).__name__}: {error} when it is given its options") from error
     return options
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import sys
@@ -54,6 +55,15 @@ RefArgument = Annotated[
     str, typer.Argument(metavar="REF", help="NAME, for its newest complete version, or NAME@VERSION.")
 ]
 STORE = Path("data/store")
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(f"tracemill {importlib.metadata.version('tracemill')}")
+        raise typer.Exit(0)
 
 
 @app.command()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
+import msgspec
 import polars as pl
 
 from tracemill.pipelines.catalog import Plugin
@@ -85,7 +86,10 @@ def _filtered(plan: Plan, traces: pl.LazyFrame) -> pl.DataFrame:
     stages = [_staged(f"filter:{plugin.name}", plugin.call()) for plugin in plan.filters]
     nothing = pl.lit(None, pl.Struct({"stage": pl.String, "reason": pl.String, "evidence": pl.String}))
     verdict = pl.coalesce(*stages, nothing).alias("verdict")
-    return _run("filters", lambda: traces.select("id", verdict).unnest("verdict").collect(engine="streaming"))
+    frame = _run("filters", lambda: traces.select("id", verdict).unnest("verdict").collect(engine="streaming"))
+    for stage, down in frame.filter(pl.col("stage").is_not_null()).partition_by("stage", as_dict=True).items():
+        _give_reasons(str(stage[0]), down)
+    return frame
 
 
 def _staged(stage: str, verdict: pl.Expr) -> pl.Expr:
@@ -113,11 +117,12 @@ def _narrowed(frame: pl.DataFrame, name: str, selection: Selection, left: pl.Laz
         name, lambda: selection.rows.select("id", "selected", "reason", "evidence", *added).collect(engine="streaming")
     )
     _reconcile(f"select:{name}", frame["stage"].null_count(), decided["id"].n_unique(), len(decided))
-    if (silent := decided.filter(~pl.col("selected") & pl.col("reason").is_null())).height:
+    if decided["selected"].null_count():
         raise CountsDiffer(
-            f"select:{name} turned down {silent.height} rows without a reason, such as {silent['id'][0]}"
+            f"select:{name} says of {decided['selected'].null_count()} rows neither yes nor no (selected is null)"
         )
     down = ~pl.col("selected")
+    _give_reasons(f"select:{name}", decided.filter(down))
     decided = decided.select(
         "id",
         pl.when(down).then(pl.lit(f"select:{name}")).alias("new_stage"),
@@ -128,6 +133,18 @@ def _narrowed(frame: pl.DataFrame, name: str, selection: Selection, left: pl.Laz
     joined = frame.join(decided, on="id", how="left", maintain_order="left")
     fresh = [pl.coalesce(column, f"new_{column}").alias(column) for column in ("stage", "reason", "evidence")]
     return joined.with_columns(fresh).drop("new_stage", "new_reason", "new_evidence")
+
+
+def _give_reasons(stage: str, down: pl.DataFrame) -> None:
+    """Hold a stage to its promise: whatever it turns down has a reason, and evidence that is a JSON object."""
+    silent = down.filter(pl.col("reason").fill_null("") == "")
+    if silent.height:
+        raise CountsDiffer(f"{stage} turned down {silent.height} rows without a reason, such as {silent['id'][0]}")
+    for row_id, evidence in down.select("id", "evidence").iter_rows() if ":" in stage.partition(":")[2] else ():
+        try:
+            msgspec.json.decode(evidence or "", type=dict[str, msgspec.Raw])
+        except msgspec.MsgspecError:
+            raise CountsDiffer(f"{stage}: the evidence of {row_id} is no JSON object: {evidence!r}") from None
 
 
 def _reconcile(stage: str, *counts: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from tracemill.pipelines.plan import Plan
-from tracemill.schemas.errors import ProblemFailed
+from tracemill.schemas.errors import ProblemFailed, RecipeError
 from tracemill.schemas.rows import Outcome, Problem, Rejection, Trace, Verdict
 from tracemill.synth.engine import Drawn, ProblemEngine
 from tracemill.synth.reply import split_reasoning
@@ -68,15 +68,14 @@ def decode(payload: bytes) -> Record:
 
 async def work(plan: Plan, problem: Problem, engine: ProblemEngine) -> Record:
     """Run the method on one problem, then verify and score what it made."""
-    outcome: Outcome = await plan.method.call(problem, engine)
-    _check_names(problem, outcome.traces)
+    outcome = _checked(plan, problem, await plan.method.call(problem, engine))
     verdicts = await _verdicts(engine, problem, outcome.traces)
     by_key = {t.key: v for t, v in zip(outcome.traces, verdicts, strict=True) if t.key} | engine.verdicts
     counts = _counts(engine.drawn, by_key) or _counts_of_given(outcome.traces, verdicts)
     rows = [_row(plan, problem, t, v) for t, v in zip(outcome.traces, verdicts, strict=True)]
     for score in plan.scores:
         for row in rows:
-            row.update(await score.call(row, engine))
+            row.update(_new_columns(score.name, row, await score.call(dict(row), engine)))
     return Record(
         problem=problem,
         status="done",
@@ -90,7 +89,7 @@ async def work(plan: Plan, problem: Problem, engine: ProblemEngine) -> Record:
     )
 
 
-def failed(problem: Problem, failure: Exception) -> Record:
+def failed(problem: Problem, failure: BaseException) -> Record:
     """The record of a problem that raised."""
     text = str(failure) if isinstance(failure, ProblemFailed) else f"{type(failure).__name__}: {failure}"
     return Record(problem=problem, status="failed", reason=text)
@@ -115,6 +114,36 @@ def problem_json(problem: Problem) -> str:
 def verdict_text(verdict: Verdict) -> str:
     """`equal`, `different` or `undecided`, with the reason behind it where there is one."""
     return f"{verdict.status}: {verdict.reason}" if verdict.reason else verdict.status
+
+
+TAKEN = {"rows", "traces", "rejected", "problems", "samples"}
+"""Tables that every version has; a method's own have other names."""
+
+
+def _checked(plan: Plan, problem: Problem, outcome: object) -> Outcome:
+    """The outcome, if it has the form that the rest relies on."""
+    if not isinstance(outcome, Outcome):
+        raise RecipeError(f"{plan.method.name} returned {type(outcome).__name__}; a method returns an Outcome")
+    if clash := TAKEN & outcome.tables.keys():
+        raise RecipeError(
+            f"{plan.method.name} makes a table {min(clash)!r}, which every version has; give it another name"
+        )
+    for name, table in outcome.tables.items():
+        if strays := {row.get("problem_id", problem.problem_id) for row in table} - {problem.problem_id}:
+            raise ProblemFailed(f"the method's table {name!r} has rows of another problem: {min(strays, key=str)!r}")
+    _check_names(problem, outcome.traces)
+    return outcome
+
+
+def _new_columns(score: str, row: Mapping[str, Any], given: object) -> Mapping[str, Any]:
+    """What a score adds. It may not change what is there: a verdict or a gold that a judge overwrites is worth nothing."""
+    if not isinstance(given, Mapping):
+        raise RecipeError(f"{score} returned {type(given).__name__}; a score returns a mapping of its new columns")
+    if clash := sorted(row.keys() & given.keys()):
+        raise RecipeError(
+            f"{score} returns {', '.join(clash)}, which the trace has already; give its columns other names"
+        )
+    return given
 
 
 def _check_names(problem: Problem, traces: Sequence[Trace]) -> None:

@@ -3,8 +3,10 @@
 spool ──▶ <work>/staged/{traces,problems,refused,samples,table-NAME}/000000.parquet, ... , in the order of problem_id
 """
 
+import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,11 +86,14 @@ class Parts:
 
 
 def _column(values: list[Any]) -> Any:
-    """A column of a method's own; whole numbers and fractions in one column are numbers."""
-    try:
+    """A column of a method's own; whole numbers and fractions in one column are numbers, any other mixture is JSON text."""
+    with suppress(pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
         return pa.array(values)
-    except pa.ArrowInvalid:
-        return pa.array([float(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in values])
+    if all(v is None or (isinstance(v, int | float) and not isinstance(v, bool)) for v in values):
+        return pa.array([None if v is None else float(v) for v in values])
+    return pa.array(
+        [v if v is None or isinstance(v, str) else json.dumps(v, sort_keys=True, default=str) for v in values]
+    )
 
 
 @dataclass

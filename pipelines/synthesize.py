@@ -41,6 +41,8 @@ class Tally:
     open: int = 0
     reused: int = 0
     """Problems whose outcome came whole from the spool."""
+    tokens: int = 0
+    """Of the problems that are done."""
     rows: int = 0
     failed: int = 0
     refused_rows: int = 0
@@ -154,11 +156,23 @@ class Run:
         while True:
             if self._fatal is not None or (self.tally.stopped is not None and not self.only_known):
                 return False
-            if open_problems < self.shop.worth_opening() and self.shop.held < HELD:
+            if open_problems < self.shop.worth_opening() and self.shop.held < HELD and self._affordable(open_problems):
                 return True
             self._wake.clear()
             await self._wake.wait()
             open_problems = self.tally.open
+
+    def _affordable(self, open_problems: int) -> bool:
+        """Whether the token budget has room for one problem more, if those open cost what the others did.
+
+        So a build overshoots its budget by little more than one problem, not by all that could be in flight at once.
+        """
+        budget = self.plan.recipe.budget.tokens
+        if budget is None or open_problems == 0:
+            return True
+        if self.tally.done == 0:
+            return open_problems < 8  # nobody knows yet what a problem costs
+        return self.tally.tokens * (1 + open_problems / self.tally.done) < budget
 
     async def _drain(self, tasks: set[asyncio.Task[None]]) -> None:
         """Wait for the open problems; once the run is to stop, no longer than one of them ends now and then."""
@@ -202,22 +216,34 @@ class Run:
             return known
         if (verdict := self._filters.verdict(problem)) is not None:
             record = outcomes.filtered(problem, *verdict)
+            payload = outcomes.encode(record)
         else:
-            engine = self.shop.engine(problem)
-            try:
-                record = await outcomes.work(self.plan, problem, engine)
-            except (Stopped, EngineLost, RecipeError, LawBroken, DiskFull):
-                raise
-            except Exception as failure:  # noqa: BLE001 - a bad problem is data, not a crash
-                record = outcomes.failed(problem, failure)
-            finally:
-                self.shop.held -= engine.held
-        await self.spool.put_outcome(problem.problem_id, key, outcomes.encode(record))
+            record, payload = await self._worked(problem)
+        await self.spool.put_outcome(problem.problem_id, key, payload)
         return record
+
+    async def _worked(self, problem: Problem) -> tuple[Record, bytes]:
+        """What the method makes of a problem, or what it raised. The one place where everything is caught."""
+        engine = self.shop.engine(problem)
+        try:
+            record = await outcomes.work(self.plan, problem, engine)
+            return record, outcomes.encode(record)
+        except (Stopped, EngineLost, RecipeError, LawBroken, DiskFull):
+            raise
+        except asyncio.CancelledError as failure:
+            if (task := asyncio.current_task()) is None or task.cancelling():
+                raise
+            record = outcomes.failed(problem, failure)  # raised by the method, and nobody cancelled it
+        except (Exception, SystemExit) as failure:  # noqa: BLE001 - a bad problem is data, not a crash
+            record = outcomes.failed(problem, failure)
+        finally:
+            self.shop.held -= engine.held
+        return record, outcomes.encode(record)
 
     async def _keep(self, index: int, problem: Problem, record: Record) -> None:
         tally = self.tally
         tally.done += 1
+        tally.tokens += record.tokens
         tally.rows += len(record.traces)
         for row in record.traces:
             if not row["correct"]:

@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import solve
 from tracemill.pipelines.build import build
 from tracemill.pipelines.store import Dataset, Store
-from tracemill.schemas.errors import EngineLost, RecipeError, TooManyFailures
+from tracemill.schemas.errors import CountsDiffer, EngineLost, RecipeError, TooManyFailures
 from tracemill.schemas.recipe import EngineTable, ModelTable, Recipe
 from tracemill.schemas.request import Request
 from tracemill.synth.models import hash_folder, open_role
@@ -295,6 +295,81 @@ def test_a_selector_of_ones_own_that_raises_costs_no_sample(recipe: Make, tmp_pa
     idle = Counted()
     build(recipe(), store, reply=idle)
     assert idle.asked == []
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (
+            "async def mine(trace, engine):\n    return {'gold': 'x', 'correct': True}\n",
+            "returns correct, gold, which the",
+        ),
+        ("async def mine(trace, engine):\n    return None\n", "returned NoneType; a score returns a mapping"),
+    ],
+)
+def test_a_score_may_not_change_what_a_trace_has(code: str, error: str, recipe: Make, tmp_path: Path, store: Store):
+    (tmp_path / "mine.py").write_text(code)
+    with pytest.raises(RecipeError, match=error):
+        build(recipe(score=[{"use": f"{tmp_path / 'mine.py'}:mine"}]), store, reply=solve)
+
+
+@pytest.mark.parametrize("raised", ["SystemExit(0)", "asyncio.CancelledError()"])
+def test_a_method_that_gives_up_on_one_problem_fails_that_problem(
+    raised: str, recipe: Make, tmp_path: Path, store: Store
+):
+    (tmp_path / "mine.py").write_text(
+        "import asyncio\n"
+        "from tracemill.synth.sample import sample\n\n\n"
+        "async def mine(problem, engine):\n"
+        f"    if problem.problem_id == 'p03':\n        raise {raised}\n"
+        "    return await sample(problem, engine, n=2)\n"
+    )
+    dataset = build(recipe(synth={"use": f"{tmp_path / 'mine.py'}:mine"}), store, reply=solve).dataset
+    outcomes = dict(table(dataset, "problems").select("problem_id", "outcome").iter_rows())
+    assert outcomes.pop("p03") == "failed"
+    assert set(outcomes.values()) <= {"chosen", "none_chosen"}
+
+
+def test_a_score_of_mixed_kinds_becomes_text_and_one_that_cannot_be_written_fails_its_problem(
+    recipe: Make, tmp_path: Path, store: Store
+):
+    (tmp_path / "mine.py").write_text(
+        "async def mine(trace, engine):\n"
+        "    if trace['problem_id'] == 'p04':\n        return {'note': 2**80}\n"
+        "    return {'note': 1 if trace['draw'] % 2 else 'odd'}\n"
+    )
+    scored = recipe(score=[{"use": f"{tmp_path / 'mine.py'}:mine"}], select=[], filters=[])
+    dataset = build(scored, store, reply=solve).dataset
+    assert set(table(dataset, "rows")["note"]) == {"1", "odd"}
+    assert dataset.manifest()["problems"]["failed"] == 1
+
+
+def test_whatever_is_turned_down_has_a_reason_and_evidence(recipe: Make, tmp_path: Path, store: Store):
+    (tmp_path / "mine.py").write_text(
+        "import polars as pl\n"
+        "from tracemill.schemas.plugins import reject\n"
+        "from tracemill.schemas.rows import Selection\n\n\n"
+        "def silent():\n    return reject(pl.lit(True), '')\n\n\n"
+        "def broken(traces, *, engine=None):\n"
+        "    return Selection(rows=traces.with_columns("
+        "selected=pl.lit(False), reason=pl.lit('no'), evidence=pl.lit('{not json')))\n\n\n"
+        "def unsure(traces, *, engine=None):\n"
+        "    return Selection(rows=traces.with_columns("
+        "selected=pl.lit(None, pl.Boolean), reason=pl.lit('x'), evidence=pl.lit('{}')))\n"
+    )
+    own = str(tmp_path / "mine.py")
+    for change, error in (
+        ({"filters": [{"use": f"{own}:silent"}]}, "without a reason"),
+        ({"select": [{"use": f"{own}:broken"}]}, "is no JSON object: '{not json'"),
+        ({"select": [{"use": f"{own}:unsure"}]}, "neither yes nor no"),
+    ):
+        with pytest.raises(CountsDiffer, match=error):
+            build(recipe(**change), store, reply=solve)
+
+
+def test_a_token_budget_is_overshot_by_little(recipe: Make, store: Store):
+    built = build(recipe(budget={"tokens": 60}), store, reply=solve)
+    assert built.tally.meter.tokens_new < 60 + 8 * 4 * 6  # at most the first few problems, of four draws of six words
 
 
 def test_weights_are_read_once_and_again_when_they_change(tmp_path: Path):
