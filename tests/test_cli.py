@@ -260,3 +260,8 @@ def test_a_running_build_is_shown_as_running(tracemill: Run, recipe: str, tmp_pa
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert "sums: running (" in tracemill("status").stdout
     assert "sums: stopped, resumable" in tracemill("status").stdout
+
+
+def test_the_version_is_printed():
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output.split()[0]) == (0, "tracemill")
