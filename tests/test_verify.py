@@ -392,6 +392,119 @@ async def test_a_worker_killed_from_outside_decides_nothing(grader, tmp_path):
     assert (await checker.verify_answer("once", "h")).status == "equal"
 
 
+ENDS = {
+    "exit 0": "os._exit(0)",
+    "exit 3": "os._exit(3)",
+    "sys.exit": "sys.exit(0)",
+    "interrupt": "raise KeyboardInterrupt",
+    "segfault": "ctypes.string_at(0)",
+    "abort": "os.abort()",
+    "bus": "os.kill(os.getpid(), signal.SIGBUS)",
+    "float": "os.kill(os.getpid(), signal.SIGFPE)",
+    "terminate": "signal.signal(signal.SIGTERM, signal.SIG_DFL), os.kill(os.getpid(), signal.SIGTERM)",
+}
+
+
+async def test_a_worker_that_ends_by_itself_leaves_its_one_job_undecided_and_is_not_asked_again(grader, tmp_path):
+    checker = grader(
+        f"""
+        import ctypes, os, signal, sys
+        ENDS = {ENDS!r}
+        def grade(answer, gold):
+            with open({str(tmp_path / "tries")!r}, "a") as tries:
+                tries.write(answer + ";")
+            exec(ENDS.get(answer, ""))
+            return True
+        """
+    )
+    asked = [answer for end in ENDS for answer in (end, f"after {end}")]
+    verdicts = {answer: await checker.verify_answer(answer, "g") for answer in asked}
+    assert {end: (verdicts[end].status, verdicts[end].reason) for end in ENDS} == dict.fromkeys(
+        ENDS, ("undecided", "crashed")
+    )
+    assert {verdicts[f"after {end}"].status for end in ENDS} == {"equal"}
+    assert (tmp_path / "tries").read_text().split(";")[:-1] == asked
+
+
+def test_a_worker_that_ends_between_two_jobs_is_replaced(grader, tmp_path):
+    checker = grader(
+        f"""
+        import os, pathlib, threading, time
+        def leave():
+            while not pathlib.Path({str(tmp_path / "leave")!r}).exists():
+                time.sleep(0.01)
+            os._exit(0)
+        def grade(answer, gold):
+            if answer == "later":
+                threading.Thread(target=leave).start()
+            return True
+        """
+    )
+    assert asyncio.run(checker.verify_answer("later", "g")).status == "equal"
+    assert checker._pool._nursery is not None
+    first = children(checker._pool._nursery.process.pid)
+    (tmp_path / "leave").touch()
+    wait_until_gone(first)
+    assert asyncio.run(checker.verify_answer("next", "g")).status == "equal"
+
+
+async def test_a_polite_signal_from_outside_neither_ends_a_worker_nor_spares_what_its_grader_started(grader):
+    """Schedulers send SIGTERM to every process of a job; a grader must still be able to end its own children with it."""
+    checker = grader(
+        """
+        import multiprocessing, os, signal, subprocess, time
+        def linger(began):
+            began.send("here")
+            time.sleep(1000)
+        def grade(answer, gold):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                os.kill(os.getpid(), number)
+            command = subprocess.Popen(["sleep", "1000"])
+            heard, began = multiprocessing.Pipe()
+            child = multiprocessing.get_context("fork").Process(target=linger, args=(began,))
+            child.start()
+            heard.recv()
+            command.terminate(), child.terminate()
+            return {command.wait(), child.join() or child.exitcode} == {-signal.SIGTERM}
+        """
+    )
+    assert (await checker.verify_answer("a", "g")).status == "equal"
+
+
+STOPPED = """
+import asyncio, sys
+from tracemill.synth.verify import Verifier
+
+async def main():
+    verifier = Verifier(use=sys.argv[1], workers=1)
+    tasks = [asyncio.create_task(verifier.verify_answer(str(n), "g")) for n in range(4)]
+    while verifier._pool._nursery is None:
+        await asyncio.sleep(0.01)
+    tasks[-1].cancel()
+    await asyncio.sleep(0.3)
+    verifier.close()
+    await asyncio.wait(tasks)
+    print([task.cancelled() for task in tasks])
+
+async def leave():
+    verifier = Verifier(use=sys.argv[1], workers=1)
+    asyncio.create_task(verifier.verify_answer("late", "g"))
+    await asyncio.sleep(0.3)
+    return verifier
+
+asyncio.run(main())
+asyncio.run(leave()).close()
+"""
+
+
+def test_who_waits_for_a_verifier_that_is_closed_is_cancelled_without_a_word(tmp_path):
+    (tmp_path / "slow.py").write_text("import time\ndef grade(answer, gold): time.sleep(1000)\n")
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED, f"{tmp_path}/slow.py:grade"], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("[True, True, True, True]\n", "")
+
+
 async def test_waiting_for_ever_is_an_error_and_no_verdict(grader):
     checker = grader(
         "import time\ndef grade(answer, gold):\n    time.sleep(1000 if answer == 'wait' else 0)\n    return True\n",

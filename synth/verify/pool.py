@@ -4,6 +4,8 @@ One thread a slot talks to one child (see worker.py). Threads rather than an eve
 several of them or none, and never holds one up.
 """
 
+import contextlib
+import itertools
 import json
 import os
 import queue
@@ -12,7 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -23,6 +25,10 @@ from tracemill.synth.verify.worker import MESSAGE_BYTES, Answer, Caps
 _TRIES = 3
 """How often a job is begun again when its worker was killed from outside: that says nothing about the job."""
 _GRACE = 60.0
+
+
+class _Closed(Exception):
+    """The pool was closed while a job was in hand."""
 
 
 @dataclass(slots=True)
@@ -41,6 +47,10 @@ class _Nursery:
 
     def close(self) -> None:
         for each in self.sockets:
+            with contextlib.suppress(OSError):  # the other end may be gone
+                each.shutdown(
+                    socket.SHUT_RDWR
+                )  # wakes whoever reads, even where a grader's own process holds the other end
             each.close()
         self.process.kill()
         self.process.wait()
@@ -74,10 +84,12 @@ class Pool:
                     for thread in self._threads:
                         thread.start()
         self._jobs.put(job)
+        if self._closed:  # meanwhile: perhaps nobody takes it out any more
+            job.future.cancel()
         return job.future
 
     def close(self) -> None:
-        """Kill the workers; jobs that are still open are cancelled. Safe to call twice."""
+        """Kill the workers; jobs that wait or are in hand are cancelled. Safe to call twice."""
         self._closed = True
         for _ in self._threads:
             self._jobs.put(None)
@@ -93,21 +105,29 @@ class Pool:
                 job.future.cancel()
 
     def _slot(self, slot: int) -> None:
-        number = 0
+        numbers = itertools.count(1)
         while (job := self._jobs.get()) is not None:
-            if not job.future.set_running_or_notify_cancel():
+            if job.future.cancelled():
                 continue
+            # a future is marked as running only to be settled, so that `close` can cancel it until then
             try:
-                for _ in range(_TRIES):
-                    number += 1
-                    answer = self._ask(slot, number, job)
-                    if answer is not None:
-                        job.future.set_result(answer)
-                        break
-                else:
-                    job.future.set_exception(ProblemFailed(_given_up(job, self.caps)))
+                answer = self._answer(slot, numbers, job)
+            except _Closed:
+                job.future.cancel()
             except BaseException as failure:  # noqa: BLE001 - whoever waits for this job is told, and the slot goes on
-                job.future.set_exception(failure)
+                if job.future.set_running_or_notify_cancel():
+                    job.future.set_exception(failure)
+            else:
+                if job.future.set_running_or_notify_cancel():
+                    job.future.set_result(answer)
+
+    def _answer(self, slot: int, numbers: Iterator[int], job: _Job) -> Answer:
+        """What a worker says to a job, asked again where the worker was killed from outside."""
+        for _ in range(_TRIES):
+            answer = self._ask(slot, next(numbers), job)
+            if answer is not None:
+                return answer
+        raise ProblemFailed(_given_up(job, self.caps))
 
     def _ask(self, slot: int, number: int, job: _Job) -> Answer | None:
         """One try of a job; None where the worker was lost for reasons that are not the job's."""
@@ -137,7 +157,7 @@ class Pool:
         """The nursery, started where there is none."""
         with self._lock:
             if self._closed:
-                raise RuntimeError("this verifier was closed")
+                raise _Closed
             if self._nursery is None:
                 self._nursery = self._start()
             return self._nursery
@@ -173,10 +193,14 @@ class Pool:
 
 
 def _cause(code: int) -> Answer | None:
-    """What a worker's death says about its job: over its CPU time, or a crash; killed by a person or the system, nothing."""
+    """What a worker's death says about its job: over its CPU time, or a crash; nothing where the system killed it.
+
+    An exit code says 'crashed', 0 included: a worker with a job in hand has no reason to leave. So does any other signal,
+    as workers do not die of those that a person or a scheduler sends (see `worker._shrug`).
+    """
     if code in (-signal.SIGPROF, -signal.SIGXCPU):
         return "undecided", "cpu_cap", ""
-    if code in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP):
+    if code == -signal.SIGKILL:
         return None
     return "undecided", "crashed", ""
 

@@ -104,7 +104,7 @@ class Verifier:
         return _verdict(answer, slow)
 
     def close(self) -> None:
-        """End the worker processes. Safe to call twice."""
+        """End the worker processes; whoever waits for a comparison is cancelled. Safe to call twice."""
         self._pool.close()
 
     def _fast(self, answer: str, gold: str, options: tuple[str, ...] | None) -> Answer | None:

@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from tracemill.synth.verify.compare import Decision, decide
@@ -146,12 +147,13 @@ class Nursery:
         try:
             _die_with_parent(os.getppid())
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+            _shrug(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
             code = self._serve(slot)
         finally:
             os._exit(code)
 
     def _serve(self, slot: int) -> int:
-        """The life of a child: 0 when the parent is gone, 1 when it has served its number or is out of memory."""
+        """The life of a child, until the parent is gone, or it has served its number or is out of memory; the exit code."""
         for other, each in enumerate(self.sockets):
             if other != slot:
                 each.close()
@@ -166,11 +168,12 @@ class Nursery:
             signal.setitimer(signal.ITIMER_PROF, self.caps.cpu_seconds)
             answer, healthy = self._judge(job)
             signal.setitimer(signal.ITIMER_PROF, 0)
-            _STATE.pack_into(self.state, slot * _STATE.size, 0, 0.0)
             self.sockets[slot].send(json.dumps({"number": job["number"], "answer": answer}).encode())
+            # only now: a child that ends before is reported, and a report that comes after the answer is passed over
+            _STATE.pack_into(self.state, slot * _STATE.size, 0, 0.0)
             if not healthy:
-                return 1
-        return 1
+                return 0
+        return 0
 
     def _judge(self, job: dict[str, Any]) -> tuple[Answer, bool]:
         """The answer to a job, and whether this process is fit for another one."""
@@ -196,7 +199,7 @@ class Nursery:
             slot = self.children.pop(pid)
             number, _ = _STATE.unpack_from(self.state, slot * _STATE.size)
             code = os.waitstatus_to_exitcode(status)
-            if code == 0:
+            if _hung_up(self.sockets[slot]):
                 continue
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 if number:
@@ -209,6 +212,32 @@ class Nursery:
             number, since = _STATE.unpack_from(self.state, slot * _STATE.size)
             if number and now - since > self.caps.wall_seconds:
                 os.kill(pid, signal.SIGKILL)
+
+
+def _hung_up(line: socket.socket) -> bool:
+    """Whether the other end is closed. No exit code can say it: a grader may leave with any."""
+    try:
+        return not line.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
+
+
+def _shrug(*numbers: signal.Signals) -> None:
+    """Let these signals pass this process by. Whoever sends them from outside must not decide a verdict.
+
+    No SIG_IGN, which the processes that a grader starts would inherit: it may want to end them so.
+    """
+    pid = os.getpid()
+
+    def pass_by(number: int, _: FrameType | None) -> None:
+        if os.getpid() != pid:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    for number in numbers:
+        signal.signal(number, pass_by)
 
 
 def _peak_bytes() -> int:
