@@ -61,8 +61,9 @@ def _check_columns(sql: str, frame: pl.DataFrame) -> None:
     try:
         result = _run(sql, frame.clear())
     except PolarsError as error:
-        message = str(error).splitlines()[0]
-        raise RecipeError(f"where: sql = {sql!r}: {message}; the columns are: {frame.schema}") from None
+        message = str(error).splitlines()[0].partition("; valid columns: ")[0]
+        columns = ", ".join(f"{name} ({dtype})" for name, dtype in frame.schema.items())
+        raise RecipeError(f"where: sql = {sql!r}: {message}; the columns are: {columns}") from None
     if result.dtype not in (pl.Boolean, pl.Null):
         raise RecipeError(f"where: sql = {sql!r} is a {result.dtype}, not a condition; compare it with something")
 
