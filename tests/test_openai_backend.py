@@ -238,6 +238,16 @@ async def test_a_server_that_counts_nothing_is_taken_at_its_words() -> None:
     assert (completion.n_tokens, completion.counted, completion.token_ids) == (3, "words", None)
 
 
+@pytest.mark.parametrize("count", [-1, 1 << 31, 10**30, "many", True])
+async def test_a_count_that_cannot_be_one_is_no_count_and_the_answer_stays_good(count: Any) -> None:
+    usage = {"completion_tokens": count, "prompt_tokens": count}
+    said = {"choices": [{"text": "three words said", "finish_reason": "stop"}], "usage": usage}
+    async with Refusing(200, said) as server, talking_to(server) as backend:
+        (completion,) = await all_of(backend, 1)
+        assert len(server.bodies) == 1
+    assert (completion.n_tokens, completion.counted, completion.prompt_tokens) == (3, "words", 0)
+
+
 async def test_a_third_of_tries_failing_loses_nothing_and_changes_nothing() -> None:
     async with Loopback() as server, talking_to(server) as backend:
         undisturbed = await all_of(backend, 100)
@@ -282,9 +292,21 @@ async def test_a_refused_request_is_never_sent_twice(status: int) -> None:
 @pytest.mark.parametrize("status", [401, 403, 404])
 async def test_a_server_that_turns_the_whole_run_down_stops_it_resumably(status: int) -> None:
     async with Refusing(status, {"error": "Unauthorized"}) as server, talking_to(server) as backend:
+        server.willing = 1
+        await backend.complete(ask())
         with pytest.raises(EngineLost, match=rf"answers {status}.*Unauthorized.*resume"):
-            await backend.complete(ask())
+            await backend.complete(ask(index=1))
         with pytest.raises(EngineLost):
+            await backend.complete(ask(index=2))
+        assert len(server.bodies) == 2
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_a_server_that_turns_down_the_very_first_request_is_the_recipes_fault(status: int) -> None:
+    async with Refusing(status, {"error": "Unauthorized"}) as server, talking_to(server) as backend:
+        with pytest.raises(RecipeError, match=rf"answers {status}.*Unauthorized.*run again$"):
+            await backend.complete(ask())
+        with pytest.raises(RecipeError):
             await backend.complete(ask(index=1))
         assert len(server.bodies) == 1
 
@@ -293,10 +315,15 @@ class Refusing(Loopback):
     def __init__(self, status: int, said: Any, headers: dict[str, str] | None = None) -> None:
         super().__init__()
         self.status, self.said, self.reply_headers = status, said, headers
+        self.willing = 0
+        """How many requests it answers first."""
 
     async def _misbehave(self, request: Any, body: dict[str, Any], fault: str) -> Any:
         from aiohttp import web
 
+        if self.willing:
+            self.willing -= 1
+            return await super()._misbehave(request, body, fault)
         return web.json_response(self.said, status=self.status, headers=self.reply_headers)
 
 

@@ -23,7 +23,7 @@ import msgspec
 from tracemill.schemas.errors import EngineLost, RecipeError, RequestRefused
 from tracemill.schemas.request import Capability, Completion, Request, TokenScores
 from tracemill.synth.backends.openai.bodies import Send, completion_fields, rendered, score_fields
-from tracemill.synth.backends.openai.endpoint import Endpoint, Setback, keep_alive, server_message
+from tracemill.synth.backends.openai.endpoint import Endpoint, Setback, TurnedDown, keep_alive, server_message
 from tracemill.synth.backends.openai.pool import Pool, Probe, backoff
 from tracemill.synth.backends.openai.replies import Unusable, read_chat, read_prompt_ids, read_scores, read_text
 
@@ -81,6 +81,7 @@ class OpenAI:
         )
         self._session: aiohttp.ClientSession | None = None
         self._verified = True
+        self._answered = False
         self._versions: set[str] = set()
         self._answered_as: set[str] = set()
         self._fingerprints: set[str] = set()
@@ -203,13 +204,21 @@ class OpenAI:
         except Unusable as unusable:
             raise Setback("fault", endpoint.clean(str(unusable))) from None
         except EngineLost as lost:
-            self._pool.lose(lost)
-            raise
+            error = self._wrong_from_the_start(lost)
+            self._pool.lose(error)
+            raise error from None
         except RequestRefused:
             self._pool.answered(endpoint, 0)
             raise
+        self._answered = True
         self._pool.answered(endpoint, result.n_tokens if isinstance(result, Completion) else 1)
         return result
+
+    def _wrong_from_the_start(self, lost: EngineLost) -> EngineLost | RecipeError:
+        """What to raise where a server turns everything down: before the first answer, the recipe is at fault."""
+        if self._answered or not isinstance(lost, TurnedDown):
+            return lost
+        return RecipeError(str(lost).removesuffix(" to resume"))
 
     def _one_token(self) -> Probe:
         """The smallest thing that proves a server writes."""

@@ -5,7 +5,7 @@ answer     what it is taken for                       what happens
 429, 503   pushback: it is alive and has enough       the request waits, Retry-After first, and goes again
 408, 409, 425, 5xx, a torn reply                      a fault: the request goes again, elsewhere if it can
 no connection                                         unreachable: quarantined, its requests go elsewhere
-401, 403, 404                                         the whole run is wrong: EngineLost, at once
+401, 403, 404                                         the whole run is wrong: TurnedDown, at once
 other 4xx                                             RequestRefused, never sent again
 """
 
@@ -42,6 +42,10 @@ class Setback(Exception):
         super().__init__(message)
         self.kind = kind
         self.after = after
+
+
+class TurnedDown(EngineLost):
+    """The server takes no request at all: the key, the model or the address is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +197,7 @@ class Endpoint:
     def _meaning(self, status: int, headers: Mapping[str, str], body: bytes) -> Exception:
         said = self.clean(server_message(body))
         if status in (401, 403, 404, 405) or 300 <= status < 400 or b"insufficient_quota" in body:
-            return EngineLost(f"{self} answers {status} to every request: {said}. Put it right and run again to resume")
+            return TurnedDown(f"{self} answers {status} to every request: {said}. Put it right and run again to resume")
         if status in (429, 503):
             return Setback("pushback", f"{status}: {said}", retry_after(headers.get("Retry-After")))
         if status >= 500 or status in (408, 409, 425) or status < 300:

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from tracemill.schemas.errors import EngineLost
+from tracemill.schemas.errors import EngineLost, RecipeError
 from tracemill.synth.backends.openai.endpoint import Endpoint, Setback
 
 FAULTS = 5
@@ -43,7 +43,7 @@ class Pool:
     ) -> None:
         """`probe`: path and body of a request for one token."""
         self.endpoints = endpoints
-        self.lost: EngineLost | None = None
+        self.lost: EngineLost | RecipeError | None = None
         self._min_endpoints = min_endpoints
         self._stall = stall
         self._patience = patience
@@ -156,7 +156,7 @@ class Pool:
         endpoint.condemned = True
         endpoint.requeue()
 
-    def lose(self, error: EngineLost) -> None:
+    def lose(self, error: EngineLost | RecipeError) -> None:
         """End of the run: everyone who waits or retries gets `error`."""
         self.lost = self.lost or error
         self._over.set()

@@ -8,20 +8,18 @@ A reply that is not whole, or lacks what was asked for, raises `Unusable`: it ma
 
 from array import array
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from tracemill.schemas.request import Completion, Request, TokenScores
 
+MOST_TOKENS = 1 << 31
+"""A count from here on is nonsense."""
+
 
 class Unusable(Exception):
     """A reply that cannot be stored: torn, empty, aborted, or without what was asked for."""
-
-
-class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int = 0
-    completion_tokens: int | None = None
 
 
 class _TextLogprobs(msgspec.Struct, gc=False):
@@ -77,7 +75,8 @@ class _ScoreChoice(msgspec.Struct, gc=False):
 class _Reply(msgspec.Struct, gc=False):
     model: str | None = None
     system_fingerprint: str | None = None
-    usage: _Usage | None = None
+    usage: Any = None
+    """Of any type: an answer is good whatever nonsense its server counts."""
 
 
 class _TextReply(_Reply, gc=False):
@@ -167,8 +166,8 @@ def _completion(text: str, choice: _TextChoice | _ChatChoice, reply: _Reply, sco
     reason = choice.finish_reason
     if reason not in ("stop", "length"):
         raise Unusable(f"finish_reason {reason!r}: the completion is not whole")
-    usage = reply.usage or _Usage()
-    count: int | None = usage.completion_tokens
+    usage = reply.usage if isinstance(reply.usage, dict) else {}
+    count = _count(usage.get("completion_tokens"))
     counted: str | None = "usage"
     if choice.token_ids is not None:
         count, counted = len(choice.token_ids), None
@@ -178,11 +177,16 @@ def _completion(text: str, choice: _TextChoice | _ChatChoice, reply: _Reply, sco
         text=text,
         finish_reason=reason,  # type: ignore[arg-type]  # narrowed above, through `not in`
         n_tokens=count,
-        prompt_tokens=usage.prompt_tokens,
+        prompt_tokens=_count(usage.get("prompt_tokens")) or 0,
         token_ids=array("i", choice.token_ids) if choice.token_ids is not None else None,
         scores=scores,
         counted=counted,
     )
+
+
+def _count(said: object) -> int | None:
+    """A count that can be one; None for what is negative, beyond every context, or no integer."""
+    return said if type(said) is int and 0 <= said < MOST_TOKENS else None
 
 
 def _with_thoughts(message: _Message, finish_reason: str | None, think: tuple[str, str]) -> str:
