@@ -441,11 +441,13 @@ def test_a_worker_that_ends_between_two_jobs_is_replaced(grader, tmp_path):
         """
     )
     assert asyncio.run(checker.verify_answer("later", "g")).status == "equal"
-    assert checker._pool._nursery is not None
-    first = children(checker._pool._nursery.process.pid)
+    nursery = checker._pool._nursery
+    assert nursery is not None
+    first = children(nursery.process.pid)
     (tmp_path / "leave").touch()
     wait_until_gone(first)
     assert asyncio.run(checker.verify_answer("next", "g")).status == "equal"
+    assert checker._pool._nursery is nursery, "the death of one worker took the others with it"
 
 
 async def test_a_polite_signal_from_outside_neither_ends_a_worker_nor_spares_what_its_grader_started(grader):
