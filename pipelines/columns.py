@@ -17,6 +17,7 @@ from tracemill.schemas.request import Message
 from tracemill.schemas.rows import Problem, qid
 
 _SHOWN = 200
+_ABSENT = object()
 
 
 class Unusable(Exception):
@@ -38,7 +39,19 @@ class Columns:
         more = (source.difficulty, source.tools, *self.responses)
         self.required = {column for column in (*named, *more) if column is not None}
         """The columns that a source must have: all that the recipe names, and the question."""
+        self.answers_seen = False
+        """Whether a row had the answer column that goes without saying; from then on a row without it is refused."""
         self._used = {*self.required, "id", "question", "answer", "difficulty"}
+
+    @property
+    def looks_for_answers(self) -> bool:
+        """Whether it is still open if a row without an answer column lacks something."""
+        return self._gold_needed and self._source.answer is None and not self.answers_seen
+
+    def look(self, columns: Mapping[str, Any]) -> None:
+        """Note whether a row has an answer column."""
+        if self.looks_for_answers:
+            self.answers_seen = pick(columns, "answer", _ABSENT) is not _ABSENT
 
     def problem_id(self, columns: Mapping[str, Any]) -> str | None:
         """The id that the row brings; None where the qid is to stand in."""
@@ -87,9 +100,7 @@ class Columns:
 
     def _gold(self, columns: Mapping[str, Any], options: tuple[str, ...] | None) -> str | None:
         column = self._source.answer or "answer"
-        absent = object()
-        value = pick(columns, column, absent)
-        if value is absent and self._source.answer is None:
+        if self._source.answer is None and not self.answers_seen and pick(columns, column, _ABSENT) is _ABSENT:
             return None
         text = _scalar(columns, column)
         if text is None or not text.strip():
@@ -141,17 +152,17 @@ class Columns:
             raise _wrong_type(column, tools, "a list of objects, or JSON text of one")
         return tuple(_whole(tool) for tool in tools)
 
-    def _responses(self, columns: Mapping[str, Any]) -> dict[str, str]:
-        given: dict[str, str] = {}
+    def _responses(self, columns: Mapping[str, Any]) -> dict[str, str | None]:
+        given: dict[str, str | None] = {}
         for column in self.responses:
             value = pick(columns, column)
             if isinstance(value, list | tuple):  # several draws of one model: generations
-                given |= {f"{column}[{number}]": text for number, text in enumerate(value) if isinstance(text, str)}
                 if any(not isinstance(text, str | None) for text in value):
                     raise _wrong_type(column, value, "a text or a list of texts")
+                given |= {f"{column}[{number}]": text for number, text in enumerate(value)}
             elif (text := _text(columns, column)) is not None:
                 given[column] = text
-        if self.responses and not given:
+        if self.responses and all(text is None for text in given.values()):
             raise Unusable("missing_response", columns=list(self.responses))
         return given
 

@@ -11,6 +11,7 @@ A fault of the file is a RecipeError, whenever it shows: nothing is sampled befo
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,10 @@ from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import Source, suggest
 from tracemill.schemas.rows import Problem
 
-VERSION = 1
+VERSION = 2
 """Of what this module makes of a row; in every source key, so that a change reads all sources again."""
 _PATIENCE = 1000
-"""Rows without the question column after which it is misspelt rather than rare."""
+"""Rows without the question column after which it is misspelt rather than rare, and without an answer after which the source counts as having none."""
 _ABSENT = object()
 _NO_JSON = ("not_json", "not_an_object", "torn_line")
 
@@ -61,20 +62,36 @@ def read_source(
 ) -> Iterator[SourceProblem | SourceRejection]:
     """Every row of a source, in order, as a problem or as the reason why it is none.
 
-    With `gold_needed`, a row whose answer column holds nothing is rejected; a source without such a column is not.
+    With `gold_needed`, a row whose answer column holds nothing is rejected. Where the recipe names no such column and no
+    row has `answer`, the source has no golds; where one has it, rows without it are rejected.
     `limit` counts rows, whatever becomes of them.
     """
     columns = Columns(source, index, source_name(source), gold_needed=gold_needed)
     seen = _Seen(source_name(source), columns)
-    rows = 0
-    for rows, row in enumerate(read_rows(source, resolve, limits), start=1):
+    empty = True
+    limited = islice(read_rows(source, resolve, limits), source.limit)
+    for row in _held_back(limited, columns):
+        empty = False
         seen.look(row)
         yield _read(row, columns, source, index)
-        if rows == source.limit:
-            break
     seen.check()
-    if not rows:
+    if empty:
         raise RecipeError(f"source {source_name(source)}: empty; a source holds one row or more")
+
+
+def _held_back(rows: Iterable[Row | BadRow], columns: Columns) -> Iterator[Row | BadRow]:
+    """The rows, the first of them only once it is known whether the source has answers."""
+    held: list[Row | BadRow] = []
+    patient = True
+    for row in rows:
+        if isinstance(row, Row):
+            columns.look(row.columns)
+        held.append(row)
+        patient = patient and columns.looks_for_answers and len(held) < _PATIENCE
+        if not patient:
+            yield from held
+            held.clear()
+    yield from held
 
 
 def _read(row: Row | BadRow, columns: Columns, source: Source, index: int) -> SourceProblem | SourceRejection:

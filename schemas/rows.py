@@ -28,8 +28,8 @@ class Problem:
     tools: tuple[Mapping[str, Any], ...] | None = None
     options: tuple[str, ...] | None = None
     solution: str | None = None
-    responses: Mapping[str, str] = field(default_factory=dict)
-    """Given traces by the column they came from."""
+    responses: Mapping[str, str | None] = field(default_factory=dict)
+    """Given traces by the column they came from; None is a gap in a list of them."""
     meta: Mapping[str, Any] = field(default_factory=dict)
     """The other columns of the source row, for filters."""
 

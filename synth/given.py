@@ -13,7 +13,10 @@ COLUMNS: dict[str, type] = {}
 
 
 async def given(problem: Problem, engine: Engine) -> Outcome:
-    """Take the responses of the source as they are, one trace a column; two columns with one text stay two traces."""
+    """Take the responses of the source as they are, one trace a column; two columns with one text stay two traces.
+
+    A null among the responses of a list is turned down as `missing_response`.
+    """
     if not problem.responses:
         return Outcome(rejections=[(None, Rejection("no_response"))])
     prompt = problem.messages or (Message(role="user", content=problem.question),)
@@ -29,5 +32,11 @@ async def given(problem: Problem, engine: Engine) -> Outcome:
                 model=column.partition(".")[0],
             )
             for column, text in problem.responses.items()
-        ]
+            if text is not None
+        ],
+        rejections=[
+            (None, Rejection("missing_response", {"column": column}))
+            for column, text in problem.responses.items()
+            if text is None
+        ],
     )

@@ -8,7 +8,7 @@ from hypothesis import given as property_of
 from hypothesis import strategies as st
 
 from tracemill.schemas.request import Adapter, Completion, Message, Sampling, TokenScores
-from tracemill.schemas.rows import Outcome, Problem, Verdict
+from tracemill.schemas.rows import Outcome, Problem, Rejection, Verdict
 from tracemill.synth import sample as sample_module
 from tracemill.synth.given import given
 from tracemill.synth.reply import split_reasoning
@@ -163,3 +163,10 @@ def test_no_reply_leaves_a_tag_in_its_content(parts: list[str], opened: bool) ->
     assert "<think>" not in content
     assert "</think>" not in content
     assert text.count("x") == (reasoning or "").count("x") + content.count("x")
+
+
+async def test_a_gap_in_a_list_of_given_responses_is_turned_down_by_name() -> None:
+    problem = Problem(problem_id="p", question="q", responses={"r[0]": "a", "r[1]": None})
+    outcome = await given(problem, Echo())
+    assert [(trace.name, trace.text) for trace in outcome.traces] == [("r[0]", "a")]
+    assert outcome.rejections == [(None, Rejection("missing_response", {"column": "r[1]"}))]

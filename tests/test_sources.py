@@ -3,7 +3,7 @@
 import gzip
 import json
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -198,7 +198,12 @@ def test_a_conversation_may_end_with_the_assistant_only_where_responses_are_give
     turns = [{"role": "user", "content": "6 * 7?"}, {"role": "assistant", "content": "42"}]
     path = jsonl(tmp_path / "x.jsonl", {"chat": turns, "r": ["a", None, "b"]})
     assert [row.reason for row in rejections(path, messages="chat")] == ["ends_with_assistant"]
-    assert problems(path, messages="chat", response="r")[0].responses == {"r[0]": "a", "r[2]": "b"}
+    assert problems(path, messages="chat", response="r")[0].responses == {"r[0]": "a", "r[1]": None, "r[2]": "b"}
+
+
+def test_a_list_of_nothing_but_nulls_is_no_response(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "x.jsonl", {**GOOD, "r": [None, None]}, {**GOOD, "id": 2, "r": []})
+    assert [row.reason for row in rejections(path, response="r")] == ["missing_response"] * 2
 
 
 def test_a_column_with_a_dot_in_its_name_wins_over_a_nested_one(tmp_path: Path) -> None:
@@ -306,6 +311,33 @@ def test_gold_is_asked_for_only_where_it_is_needed(tmp_path: Path) -> None:
     assert isinstance(row, SourceProblem)
     assert row.problem.gold is None
     assert problems(jsonl(tmp_path / "y.jsonl", {"question": "q"}))[0].gold is None
+
+
+QUESTION, ANSWERED = {"question": "q"}, {"question": "r", "answer": "1"}
+
+
+def kinds(rows: Iterable[SourceProblem | SourceRejection]) -> list[str]:
+    return [row.reason if isinstance(row, SourceRejection) else "problem" for row in rows]
+
+
+def test_where_one_row_has_an_answer_the_rows_without_are_refused_before_and_after_it(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "x.jsonl", QUESTION, "torn", QUESTION, ANSWERED, QUESTION, ANSWERED)
+    rows = read(path)
+    assert kinds(rows) == ["missing_gold", "not_json", "missing_gold", "problem", "missing_gold", "problem"]
+    assert [row.row_number for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert rows == read(path)
+    assert kinds(read(path, limit=3)) == ["problem", "not_json", "problem"]
+
+
+def test_a_source_that_is_verified_by_nothing_may_answer_some_rows(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "x.jsonl", QUESTION, ANSWERED)
+    assert kinds(read_source(Source(path=str(path)), 0, gold_needed=False)) == ["problem", "problem"]
+
+
+@pytest.mark.parametrize(("before", "first"), [(999, "missing_gold"), (1000, "problem")])
+def test_an_answer_is_waited_for_a_thousand_rows(before: int, first: str, tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "x.jsonl", *[QUESTION] * before, ANSWERED, QUESTION)
+    assert kinds(read(path)) == [first] * before + ["problem", "missing_gold"]
 
 
 # ---- faults of a file: an error before anything is sampled
