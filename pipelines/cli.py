@@ -102,7 +102,7 @@ def curate(
 @app.command()
 def demo(store: StoreOption = STORE, quiet: QuietOption = False) -> None:
     """Build the small problems with the small model that ship, on real vLLM, and open the result with `datasets`."""
-    from tracemill.pipelines.inspect import opened_lines
+    from tracemill.pipelines.screens import opened_lines
 
     built = _build("demo", store, None, given=False, partial=False, as_json=False, quiet=quiet)
     with _errors():
@@ -141,7 +141,7 @@ def status(
     store: StoreOption = STORE,
 ) -> None:
     """Tell what is running or resumable, how far, and at what rate."""
-    from tracemill.pipelines.inspect import status_lines
+    from tracemill.pipelines.screens import status_lines
 
     with _errors():
         for line in status_lines(_store(store, read_only=True), name):
@@ -151,7 +151,7 @@ def status(
 @app.command()
 def ls(store: StoreOption = STORE) -> None:
     """List the datasets of a store and their versions."""
-    from tracemill.pipelines.inspect import list_lines
+    from tracemill.pipelines.screens import list_lines
 
     with _errors():
         for line in list_lines(_store(store, read_only=True)):
@@ -161,7 +161,7 @@ def ls(store: StoreOption = STORE) -> None:
 @app.command()
 def show(ref: RefArgument, store: StoreOption = STORE) -> None:
     """Show what a version holds, what was turned down and why, and how often the model was right."""
-    from tracemill.pipelines.inspect import show_lines
+    from tracemill.pipelines.screens import show_lines
 
     with _errors():
         for line in show_lines(_store(store, read_only=True).open(ref)):
@@ -214,7 +214,7 @@ def _build(
 
 def _conclude(built: Built, *, as_json: bool, quiet: bool) -> None:
     """What a finished build leaves on the screen."""
-    from tracemill.pipelines.inspect import built_lines
+    from tracemill.pipelines.screens import built_lines
 
     if as_json:
         print(json.dumps(built.summary()))
