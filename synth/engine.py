@@ -291,12 +291,19 @@ class ProblemEngine:
     async def _complete(self, role: Role, request: Request) -> Completion:
         meter = self.shop.meter
         async with self.shop.gate(role).entered():
-            completion = await _unless_refused(role.backend.complete(request))
+            completion = _counted(role, await _unless_refused(role.backend.complete(request)))
             await self.shop.journal.put(request.key, completion)
         meter.samples_new += 1
         meter.tokens_new += completion.n_tokens
         meter.truncated += completion.truncated
         return replace(completion, key=request.key)
+
+
+def _counted(role: Role, completion: Completion) -> Completion:
+    """The completion with its tokens counted by the recipe's tokenizer, where the server counted nothing."""
+    if completion.counted != "words" or role.renderer is None:
+        return completion
+    return replace(completion, n_tokens=role.renderer.count(completion.text), counted=role.renderer.name)
 
 
 def _verdict_key(identity: str, answer: str, gold: str) -> str:

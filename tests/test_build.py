@@ -15,7 +15,7 @@ from tracemill.pipelines.build import build
 from tracemill.pipelines.store import Dataset, Store
 from tracemill.schemas.errors import CountsDiffer, EngineLost, RecipeError, TooManyFailures
 from tracemill.schemas.recipe import EngineTable, ModelTable, Recipe
-from tracemill.schemas.request import Request
+from tracemill.schemas.request import Completion, Request
 from tracemill.synth.models import hash_folder, open_role
 
 Make = Callable[..., Recipe]
@@ -370,6 +370,19 @@ def test_whatever_is_turned_down_has_a_reason_and_evidence(recipe: Make, tmp_pat
 def test_a_token_budget_is_overshot_by_little(recipe: Make, store: Store):
     built = build(recipe(budget={"tokens": 60}), store, reply=solve)
     assert built.tally.meter.tokens_new < 60 + 8 * 4 * 6  # at most the first few problems, of four draws of six words
+
+
+def test_what_a_server_did_not_count_the_recipes_tokenizer_does(recipe: Make, store: Store):
+    def uncounted(request: Request) -> Completion:
+        return Completion(text="123 apples", finish_reason="stop", n_tokens=2, counted="words")
+
+    named = {"name": "scripted-solver", "max_tokens": 64, "tokenizer": "tiny-reasoner"}
+    for model, expected in (
+        (named, (4, "tiny-reasoner")),
+        ({"name": "scripted-solver", "max_tokens": 64}, (2, "words")),
+    ):
+        dataset = build(recipe(model=model, filters=[], select=[]), store, reply=uncounted).dataset
+        assert set(table(dataset, "rows").select("n_tokens", "tokenizer").iter_rows()) == {expected}
 
 
 def test_weights_are_read_once_and_again_when_they_change(tmp_path: Path):
