@@ -1,7 +1,6 @@
 """Everything a recipe names, found and checked: what stands here can run. Nothing has been sampled yet."""
 
 import hashlib
-import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -116,13 +115,6 @@ def code_hash() -> str:
         for file in sorted((root / folder).rglob("*.py")):
             digest.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes())
     return digest.hexdigest()
-
-
-def version_of(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _method_step(recipe: Recipe, *, given: bool) -> Step:

@@ -4,7 +4,6 @@ Nothing is started here; whatever is wrong is a RecipeError before the first tok
 """
 
 import hashlib
-import importlib.util
 import json
 import os
 from pathlib import Path
@@ -239,17 +238,14 @@ def _backend(
         )
     if folder is None:
         raise RecipeError(f"models.{role}.name: no files of {model.name!r} were found")
-    return _vllm(role, model, engine, folder, runtime)
+    return _vllm(model, engine, folder, runtime)
 
 
-def _vllm(role: str, model: ModelTable, engine: EngineTable, folder: Path, runtime: Path) -> Backend:
-    if importlib.util.find_spec("vllm") is None:
-        raise RecipeError(
-            f"engines.{role}: kind = 'vllm' needs vLLM, which is not installed; type: pip install 'tracemill[vllm]', or use a "
-            "running server: kind = 'openai'"
-        )
+def _vllm(model: ModelTable, engine: EngineTable, folder: Path, runtime: Path) -> Backend:
     from tracemill.synth.backends.vllm import Vllm
+    from tracemill.synth.backends.vllm.args import check_installed
 
+    check_installed()
     return Vllm(
         folder, model=model, engine_args=engine.args, at_once=engine.at_once, stall=engine.stall, runtime=runtime
     )
