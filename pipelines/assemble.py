@@ -30,14 +30,10 @@ def assemble(
     journal: Journal,
 ) -> None:
     """Write every table of the version into `draft`."""
-    fold = plan.method.about("fold", None)
-    chosen = _chosen(staged.traces, decisions)
-    if fold is None:
-        draft.table("rows", *chosen)
-    else:
-        draft.table("traces", *chosen)
-        rows = fold(_in_order(staged.traces, decisions)).sort("id").collect()
-        draft.table("rows", arrow_schema(rows.schema, ROWS), [rows])
+    chosen, parts = _chosen(staged.traces, decisions)
+    draft.table("traces" if plan.folds else "rows", chosen, parts)
+    if plan.folds:
+        draft.table("rows", *_folded(plan, chosen, _chosen_parts(staged.traces, decisions, chosen.names)))
     draft.table("rejected", REJECTED, _rejected(staged, decisions, source_rejections))
     draft.table("problems", PROBLEMS, _problems(staged, decisions))
     if plan.recipe.samples and plan.roles:
@@ -49,9 +45,9 @@ def assemble(
 
 
 def arrow_schema(schema: pl.Schema, known: pa.Schema) -> pa.Schema:
-    """Arrow types that `datasets` and every reader know; columns of `known` come first, with its types."""
+    """Arrow types that `datasets` and every reader know; those columns that `known` has come first, with its types."""
     own = pl.DataFrame(schema=schema).to_arrow().schema
-    fields = [known.field(name) for name in known.names]
+    fields = [known.field(name) for name in known.names if name in schema]
     fields += [pa.field(f.name, _plain_type(f.type)) for f in own if f.name not in known.names]
     return pa.schema(fields)
 
@@ -96,8 +92,37 @@ def _beside_decisions(traces: Parts, decisions: Decisions) -> Iterator[tuple[pl.
         yield part, decided
 
 
-def _in_order(traces: Parts, decisions: Decisions) -> pl.LazyFrame:
-    return _with_decision(traces.scan(), decisions.chosen).sort("id")
+def _folded(plan: Plan, schema: pa.Schema, chosen: Iterator[pl.DataFrame]) -> tuple[pa.Schema, Iterator[pl.DataFrame]]:
+    """Schema and batches of the rows that the method folds the chosen traces into, whole problems at a time."""
+    nothing = pl.DataFrame(schema.empty_table())
+    names = plan.fold(nothing.lazy()).collect_schema()
+    folded = arrow_schema(
+        names, pa.schema([field for field in ROWS if names.get(field.name) == nothing.schema[field.name]])
+    )
+
+    def batches() -> Iterator[pl.DataFrame]:
+        for piece in _whole_problems(chosen):
+            yield plan.fold(piece.lazy()).sort("id").collect().select(folded.names)
+
+    return folded, batches()
+
+
+def _whole_problems(frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Frames in the order of problem_id, cut anew so that no problem lies in two."""
+    held: list[pl.DataFrame] = []
+    for frame in frames:
+        if frame.is_empty():
+            continue
+        last = pl.col("problem_id") == frame["problem_id"][-1]
+        ended, open_ = frame.filter(~last), frame.filter(last)
+        if ended.is_empty() and held and held[-1]["problem_id"][-1] == frame["problem_id"][-1]:
+            held.append(open_)
+            continue
+        if held or not ended.is_empty():
+            yield pl.concat([*held, ended])
+        held = [open_]
+    if held:
+        yield pl.concat(held)
 
 
 def _with_decision(traces: pl.LazyFrame, chosen: pl.DataFrame) -> pl.LazyFrame:

@@ -51,6 +51,11 @@ class Plugin:
         """A module-level constant of the plug-in's file, such as NEEDS or REACH."""
         return getattr(self.module, attribute, default)
 
+    def ask(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function of the plug-in's file with those of its options that the function takes."""
+        taken = inspect.signature(function).parameters
+        return function(*args, **{name: value for name, value in self.options.items() if name in taken})
+
 
 def find(kind: Kind, step: Step) -> Plugin:
     """The plug-in that `step` names, with its options checked and bound, or a RecipeError that says what to change."""

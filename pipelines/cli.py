@@ -178,7 +178,12 @@ def path(ref: RefArgument, store: StoreOption = STORE) -> None:
 @app.command()
 def export(
     ref: RefArgument,
-    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="trl-sft, trl-dpo, trl-grpo or verl.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", metavar="FORMAT", help="trl-sft, trl-dpo, trl-grpo, verl, mixchain-wide or mixchain-long."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder that is new or empty.")],
     store: StoreOption = STORE,
 ) -> None:

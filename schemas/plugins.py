@@ -55,8 +55,19 @@ class Engine(Protocol):
         """Log-probs of the tokens of `continuation` after `prompt`."""
         ...
 
-    async def verify(self, text: str, gold: str | None, *, truncated: bool = False) -> Verdict:
-        """Whether the final answer of `text` equals `gold`, as the recipe's `[verify]` says."""
+    async def verify(self, text: str | Completion, gold: str | None, *, truncated: bool = False) -> Verdict:
+        """Whether the final answer of `text` equals `gold`, as the recipe's `[verify]` says.
+
+        The verdict on a completion is kept with it: nobody compares it a second time.
+        """
+        ...
+
+    async def verifiable(self, gold: str | None) -> bool:
+        """Whether `gold` is an answer that the verifier can tell from others: one that it finds equal to itself."""
+        ...
+
+    def level(self, scale: str, role: str = "solver") -> Adapter:
+        """What `sample(adapter=...)` takes for the weights at `scale`, of those that the method's `levels` declared."""
         ...
 
     def model_name(self, role: str = "solver") -> str:
