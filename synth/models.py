@@ -15,11 +15,11 @@ from tracemill.schemas.levels import Levels
 from tracemill.schemas.own import function_of, load_file
 from tracemill.schemas.recipe import EngineTable, ModelTable, suggest
 from tracemill.schemas.request import Backend, Model, Sampling
-from tracemill.synth.adapters import Lora
 from tracemill.synth.backends.scripted import Reply, Scripted, guess
-from tracemill.synth.levels import Found, Level, Merged, find_levels, merged_folder
 from tracemill.synth.render import Renderer
 from tracemill.synth.roles import THINK, Role
+from tracemill.synth.weights.adapters import Lora
+from tracemill.synth.weights.levels import Found, Level, Merged, find_levels, merged_folder
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "data" / "models"
 """The models that ship with tracemill."""

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from tracemill.schemas.request import Adapter, Backend, Message, Model, Prompt, Request, Sampling
-from tracemill.synth.levels import Level
 from tracemill.synth.render import Renderer, plain
+from tracemill.synth.weights.levels import Level
 
 THINK = ("<think>", "</think>")
 """The delimiters of thoughts unless a recipe names others; a model that writes none is not affected."""

@@ -19,10 +19,10 @@ from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.levels import Levels, canonical_scale, canonical_scales
 from tracemill.schemas.recipe import EngineTable, ModelTable, Recipe
 from tracemill.schemas.request import Adapter
-from tracemill.synth.adapters import CONFIG, WEIGHTS, at_scale, check_adapter, hash_adapter
-from tracemill.synth.merge import Line, merge
 from tracemill.synth.models import EMBEDDED, open_role
-from tracemill.synth.tensors import read_folder, read_header
+from tracemill.synth.weights.adapters import CONFIG, WEIGHTS, at_scale, check_adapter, hash_adapter
+from tracemill.synth.weights.merge import Line, merge
+from tracemill.synth.weights.tensors import read_folder, read_header
 
 torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
@@ -161,7 +161,7 @@ def test_the_ends_of_the_line_are_the_models_bit_for_bit(dtype: str, alpha: str,
 def test_pieces_of_a_tensor_come_together_without_a_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     start, end = model(tmp_path / "a", 1), model(tmp_path / "b", 2, vocab=15)
     merge(Line(start, end), "0.7", tmp_path / "whole")
-    monkeypatch.setattr("tracemill.synth.merge.PIECE", 7)  # cuts every tensor, and rows in the middle
+    monkeypatch.setattr("tracemill.synth.weights.merge.PIECE", 7)  # cuts every tensor, and rows in the middle
     merge(Line(start, end), "0.7", tmp_path / "pieces")
     assert (tmp_path / "whole" / "model.safetensors").read_bytes() == (
         tmp_path / "pieces" / "model.safetensors"

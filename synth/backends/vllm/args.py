@@ -9,7 +9,7 @@ from typing import Any
 
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import ModelTable
-from tracemill.synth.adapters import Lora
+from tracemill.synth.weights.adapters import Lora
 
 MODEL_KEYS = ("dtype", "quantization", "kv_cache_dtype", "max_model_len", "revision", "tokenizer")
 """Engine arguments that stand under [model] in a recipe, because they change answers."""

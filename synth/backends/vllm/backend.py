@@ -17,12 +17,12 @@ from typing import Any, Literal
 from tracemill.schemas.errors import EngineLost, RecipeError, RequestRefused
 from tracemill.schemas.recipe import ModelTable
 from tracemill.schemas.request import Adapter, Capability, Completion, Request, Sampling, TokenScores
-from tracemill.synth.adapters import Lora
 from tracemill.synth.backends.vllm import args as vllm_args
 from tracemill.synth.backends.vllm import guard
 from tracemill.synth.backends.vllm.process import HOST, HostProcess, last_words
 from tracemill.synth.backends.vllm.queue import Call, Queue
 from tracemill.synth.backends.vllm.wire import Abort, Answer, Ask, FromHost, Hiccup, Ready, Refusal, Scores, Setup
+from tracemill.synth.weights.adapters import Lora
 
 REBUILDS = 3
 """Rebuilds in a row, without an answer in between, after which the engine is lost."""

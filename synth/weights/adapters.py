@@ -17,7 +17,7 @@ from typing import Any
 
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.request import Adapter
-from tracemill.synth.tensors import TensorPlace, read_folder, read_header
+from tracemill.synth.weights.tensors import TensorPlace, read_folder, read_header
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."

@@ -15,8 +15,8 @@ from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.levels import Levels
 from tracemill.schemas.recipe import EngineTable, ModelTable
 from tracemill.schemas.request import Adapter, Backend, Capability, Completion, Request, TokenScores
-from tracemill.synth.adapters import Lora, at_scale, check_adapter, hash_adapter
-from tracemill.synth.merge import Line, merge
+from tracemill.synth.weights.adapters import Lora, at_scale, check_adapter, hash_adapter
+from tracemill.synth.weights.merge import Line, merge
 
 UNPROVEN = "unverified"
 

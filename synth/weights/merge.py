@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from tracemill.schemas.errors import RecipeError
-from tracemill.synth.tensors import BYTES, FLOATS, TensorPlace, header_of, read_folder
+from tracemill.synth.weights.tensors import BYTES, FLOATS, TensorPlace, header_of, read_folder
 
 if TYPE_CHECKING:
     import torch
