@@ -78,6 +78,10 @@ class Engine(Protocol):
         """The turns that the model is shown for `prompt`, the recipe's system prompt included: a trace's prompt."""
         ...
 
+    def counter(self, role: str = "solver") -> str | None:
+        """Whose tokens `count_tokens` counts, in the words of `Completion.counted`: None for the role's own tokenizer."""
+        ...
+
     def count_tokens(self, text: str, role: str = "solver") -> int:
         """Tokens of a given text, by the role's tokenizer; words where no model is at hand."""
         ...

@@ -317,6 +317,10 @@ class ProblemEngine:
     def conversation(self, prompt: PromptLike, role: str = "solver") -> tuple[Message, ...]:
         return self._role(role).conversation(prompt)
 
+    def counter(self, role: str = "solver") -> str | None:
+        asked = self.shop.roles.get(role)
+        return None if asked and asked.renderer else "words"
+
     def count_tokens(self, text: str, role: str = "solver") -> int:
         asked = self.shop.roles.get(role)
         return asked.count(text) if asked else len(text.split())

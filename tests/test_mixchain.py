@@ -209,6 +209,17 @@ def test_beta_can_leave_the_reference_out(three: Make, store: Store):
     assert first["beta_1"].item() == 1.0
 
 
+def test_a_reference_counted_in_words_is_not_compared_with_chains_counted_in_tokens(three: Make, store: Store):
+    def counted_by_a_server(request: Request) -> Completion:
+        full = chain(request)
+        return Completion(text=full.text, finish_reason="stop", n_tokens=full.n_tokens, counted="usage")
+
+    rows = read(build(three(), store, reply=counted_by_a_server).dataset, "rows")
+    first = rows.filter(pl.col("problem_id") == "q1")
+    assert first.select("beta_0", "length_rank_0").row(0) == (None, None)
+    assert first.select("beta_1", "length_rank_1").row(0) == (1.0, 1)
+
+
 def test_a_wrong_chain_has_no_beta_and_moves_no_other(three: Make, store: Store):
     rows = read(build(three(), store, reply=chain).dataset, "rows").filter(pl.col("problem_id") == "q2")
     assert rows["beta_3"].item() is None

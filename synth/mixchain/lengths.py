@@ -44,15 +44,20 @@ class Chain:
 
 
 def measures(chains: Sequence[Chain], direction: str, *, include_index0: bool) -> dict[int, dict[str, Any]]:
-    """By index: length_rank, length_monotone, beta, dup_of (the name of the first chain with the same text)."""
-    tokens = {chain.index: chain.completion.n_tokens for chain in chains}
+    """By index: length_rank, length_monotone, beta, dup_of (the name of the first chain with the same text).
+
+    A reference whose tokens are not counted as those of the other chains are (the server's against words) is compared with none.
+    """
+    counters = {chain.completion.counted for chain in chains if chain.index > 0}
+    alike = [chain for chain in chains if chain.index > 0 or counters <= {chain.completion.counted}]
+    tokens = {chain.index: chain.completion.n_tokens for chain in alike}
     ranks = {length: rank for rank, length in enumerate(sorted(set(tokens.values())), start=1)}
     monotone = is_monotone(tokens, direction)
-    betas = betas_of({c.index: tokens[c.index] for c in chains if c.right and (c.index > 0 or include_index0)})
+    betas = betas_of({c.index: tokens[c.index] for c in alike if c.right and (c.index > 0 or include_index0)})
     first: dict[str, str] = {}
     return {
         chain.index: {
-            "length_rank": ranks[tokens[chain.index]],
+            "length_rank": ranks[tokens[chain.index]] if chain.index in tokens else None,
             "length_monotone": monotone,
             "beta": betas.get(chain.index),
             "dup_of": None if (same := first.setdefault(chain.completion.text, chain.name)) == chain.name else same,

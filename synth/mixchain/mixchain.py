@@ -141,7 +141,8 @@ def _number(temperature: float | Literal["model"]) -> float | None:
 def _reference(problem: Problem, engine: Engine) -> Chain:
     """Index 0: the source's own solution, right by what it is."""
     text = problem.solution or ""
-    completion = Completion(text=text, finish_reason="stop", n_tokens=engine.count_tokens(text))
+    tokens = engine.count_tokens(text)
+    completion = Completion(text=text, finish_reason="stop", n_tokens=tokens, counted=engine.counter())
     return Chain(0, completion, Verdict(status="equal", answer=problem.gold, how="reference"), None)
 
 
