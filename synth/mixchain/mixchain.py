@@ -114,22 +114,23 @@ async def mixchain(
         engine.sample(messages, sampling=Sampling(temperature=_number(temperature)), adapter=engine.level(scale))
         for scale in scales
     )
-    with_reference = problem.solution is not None and (
-        end is not None and adapter is None if solution_0 is None else solution_0
-    )
-    chains = [_reference(problem, engine)] if with_reference else []
-    for index, (scale, (completion,)) in enumerate(zip(scales, drawn, strict=True), start=1):
-        verdict = await engine.verify(completion, problem.gold)
-        chains.append(Chain(index, completion, verdict, scale))
-    kept, turned_down = _kept(chains, filter_mode)
+    chains = [
+        Chain(index, completion, await engine.verify(completion, problem.gold), scale)
+        for index, (scale, (completion,)) in enumerate(zip(scales, drawn, strict=True), start=1)
+    ]
+    wanted = (end is not None and adapter is None) if solution_0 is None else solution_0
+    if wanted and problem.solution is not None:
+        chains.insert(0, _reference(problem.solution, problem, engine))
+    kept, turned_down, why_none = _kept(chains, filter_mode)
     of_length = measures(kept, direction, include_index0=beta_include_index0)
 
     def trace(chain: Chain) -> Trace:
-        return _trace(problem, chain, messages, engine.model_name(), direction, of_length.get(chain.index, {}))
+        return _trace(
+            problem, chain, messages, engine.model_name(), {"direction": direction, **of_length.get(chain.index, {})}
+        )
 
-    rejections: list[tuple[Trace | None, Rejection]] = [(trace(chain), why) for chain, why in turned_down]
-    if not kept:
-        rejections.insert(0, (None, _why_none(chains, filter_mode)))
+    rejections: list[tuple[Trace | None, Rejection]] = [(None, why_none)] if why_none else []
+    rejections += [(trace(chain), why) for chain, why in turned_down]
     return Outcome(traces=[trace(chain) for chain in kept], rejections=rejections)
 
 
@@ -138,66 +139,48 @@ def _number(temperature: float | Literal["model"]) -> float | None:
     return None if temperature == "model" else float(temperature)
 
 
-def _reference(problem: Problem, engine: Engine) -> Chain:
+def _reference(solution: str, problem: Problem, engine: Engine) -> Chain:
     """Index 0: the source's own solution, right by what it is."""
-    text = problem.solution or ""
-    tokens = engine.count_tokens(text)
-    completion = Completion(text=text, finish_reason="stop", n_tokens=tokens, counted=engine.counter())
+    tokens = engine.count_tokens(solution)
+    completion = Completion(text=solution, finish_reason="stop", n_tokens=tokens, counted=engine.counter())
     return Chain(0, completion, Verdict(status="equal", answer=problem.gold, how="reference"), None)
 
 
-def _kept(chains: list[Chain], mode: FilterMode) -> tuple[list[Chain], list[tuple[Chain, Rejection]]]:
-    """What stays, and what does not with the reason for each."""
+def _kept(chains: list[Chain], mode: FilterMode) -> tuple[list[Chain], list[tuple[Chain, Rejection]], Rejection | None]:
+    """What stays, what does not with the reason for each, and why nothing stays where that is so."""
     if mode == "flag_only":
-        return chains, []
-    wrong = [(chain, Rejection(chain.fault, chain.evidence)) for chain in chains if not chain.right]
-    right = [chain for chain in chains if chain.right]
-    drawn = [chain for chain in chains if chain.index > 0]
-    if mode == "per_solution" and any(chain.index > 0 for chain in right):
-        return right, wrong
-    if mode == "per_question" and not wrong:
-        return chains, []
-    why = _why_none(chains, mode)
-    shared = {"right": sum(chain.right for chain in drawn), "drawn": len(drawn)}
-    return [], [*wrong, *((chain, Rejection(why.reason, shared)) for chain in right)]
-
-
-def _why_none(chains: list[Chain], mode: FilterMode) -> Rejection:
-    """Why a whole question is turned down."""
+        return chains, [], None
     drawn = [chain for chain in chains if chain.index > 0]
     right = [chain for chain in drawn if chain.right]
-    reason = "not_all_correct" if mode == "per_question" and right else "no_correct_sample"
-    return Rejection(reason, {"right": len(right), "drawn": len(drawn)})
+    wrong = [(chain, Rejection(chain.fault, chain.evidence)) for chain in drawn if not chain.right]
+    if right and (mode == "per_solution" or not wrong):
+        return [chain for chain in chains if chain.right], wrong, None
+    why = Rejection("not_all_correct" if right else "no_correct_sample", {"right": len(right), "drawn": len(drawn)})
+    return [], [*wrong, *((chain, why) for chain in chains if chain.right)], why
 
 
 def _trace(
-    problem: Problem,
-    chain: Chain,
-    messages: tuple[Message, ...],
-    model: str,
-    direction: Direction,
-    of_length: Mapping[str, Any],
+    problem: Problem, chain: Chain, messages: tuple[Message, ...], model: str, columns: Mapping[str, Any]
 ) -> Trace:
-    name = "solution-0" if chain.scale is None else f"alpha-{chain.scale}"
+    drawn = chain.scale is not None
+    dup_of = columns.get("dup_of")
     return Trace(
         problem_id=problem.problem_id,
-        name=name,
+        name=chain.name,
         prompt=messages,
         text=chain.completion.text,
         n_tokens=chain.completion.n_tokens,
-        finish_reason="given" if chain.scale is None else chain.completion.finish_reason,
-        model="reference" if chain.scale is None else model,
+        finish_reason=chain.completion.finish_reason if drawn else "given",
+        model=model if drawn else "reference",
         counted=chain.completion.counted,
         key=chain.completion.key or None,
         verdict=chain.verdict,
         columns={
+            **dict.fromkeys(COLUMNS),
+            **columns,
             "solution_index": chain.index,
-            "alpha": None if chain.scale is None else float(chain.scale),
-            "origin": "ground_truth" if chain.scale is None else "generated",
-            "direction": direction,
-            "length_rank": of_length.get("length_rank"),
-            "length_monotone": of_length.get("length_monotone"),
-            "beta": of_length.get("beta"),
-            "dup_of": of_length.get("dup_of") and f"{problem.problem_id}/{of_length['dup_of']}",
+            "alpha": float(chain.scale) if chain.scale is not None else None,
+            "origin": "generated" if drawn else "ground_truth",
+            "dup_of": dup_of and f"{problem.problem_id}/{dup_of}",
         },
     )
