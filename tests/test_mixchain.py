@@ -131,6 +131,14 @@ def test_alphas_in_any_order_and_spelling_are_the_same_dataset(three: Make, stor
     assert read(again.dataset, "rows").equals(read(first.dataset, "rows"))
 
 
+def test_one_level_more_draws_that_level_and_other_modes_draw_nothing(three: Make, store: Store):
+    build(three(alphas=[0.2, 0.4, 0.8]), store, reply=chain)
+    more = build(three(), store, reply=chain).tally.meter
+    assert (more.samples_new, more.samples_replayed) == (3, 9)
+    other = build(three(filter_mode="per_question", layout="long", solution_0=False), store, reply=chain).tally.meter
+    assert (other.samples_new, other.samples_replayed) == (0, 12)
+
+
 def test_the_wide_format_has_the_published_columns_and_no_others(three: Make, store: Store, tmp_path: Path):
     dataset = build(three(), store, reply=chain).dataset
     out = export(dataset.path, "mixchain-wide", tmp_path / "wide")
