@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tracemill.schemas.errors import RecipeError
@@ -107,10 +107,13 @@ class _Opened:
         """The levels by scale; merged weights each with a backend that makes them when it starts."""
         if found.line is None:
             return {adapter.scale: Level(adapter) for adapter in found.adapters}
+        mixed = replace(
+            self, model=self.model.model_copy(update={"revision": None})
+        )  # it names the model's own weights
         places = {adapter: merged_folder(self.runtime, adapter) for adapter in found.adapters}
         return {
             adapter.scale: Level(
-                adapter, Merged(found.line, adapter.scale, place, lambda made: self.backend(made, Found(())))
+                adapter, Merged(found.line, adapter.scale, place, lambda made: mixed.backend(made, Found(())))
             )
             for adapter, place in places.items()
         }
