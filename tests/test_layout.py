@@ -25,9 +25,9 @@ MAY_IMPORT = {
     "pipelines": {"pipelines", "synth", "filters", "selectors", "schemas"},
     "flows": {"flows", "pipelines", "synth", "filters", "selectors", "schemas"},
 }
-HEAVY = {"vllm", "torch", "datasets", "transformers", "sympy", "math_verify", "prefect", "dask", "distributed"}
+HEAVY = {"vllm", "torch", "datasets", "transformers", "peft", "sympy", "math_verify", "prefect", "dask", "distributed"}
 MACHINERY = {
-    "synth": {"engine", "journal", "models", "render", "reply", "roles"},
+    "synth": {"adapters", "engine", "journal", "models", "render", "reply", "roles"},
     "filters": {"bounds"},
     "selectors": set[str](),
 }
