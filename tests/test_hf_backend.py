@@ -170,6 +170,42 @@ async def test_greedy_is_what_transformers_generates(engine: Hf, plain: Any) -> 
         assert said.finish_reason == ("stop" if known[0, -1] == plain.generation_config.eos_token_id else "length")
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("kind", ["gpt2", "bloom", "mistral", "gemma2", "qwen2"])
+async def test_other_families_of_models_answer_as_transformers_generates(
+    kind: str, attention: str, engines: Open, tmp_path: Path
+) -> None:
+    """Learned positions, none at all, sliding windows, capped logits; random weights, and rows of several lengths."""
+    if (kind, attention) in {("bloom", "sdpa"), ("gemma2", "sdpa")}:
+        pytest.skip("the family has none, or warns against it")
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    small = {
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "head_dim": 16,
+    }
+    small |= {"num_key_value_heads": 2, "sliding_window": 24, "use_sliding_window": True, "max_window_layers": 1}
+    odd = {"gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4}, "bloom": {"hidden_size": 64, "n_layer": 2, "n_head": 4}}
+    ends = {"eos_token_id": 2, "bos_token_id": 1, "pad_token_id": 0, "initializer_range": 0.3}
+    config = AutoConfig.for_model(kind, vocab_size=577, **ends, **odd.get(kind, small))
+    folder = tmp_path / kind
+    shutil.copytree(TINY, folder)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    backend = await engines(folder, engine_args={"attn_implementation": attention})
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention).eval()
+    requests = [
+        greedy(i, prompt=prompt(i)[-length:], sampling={"max_tokens": 40}) for i, length in enumerate((3, 20, 33, 48))
+    ]
+    for asked, said in zip(requests, await ask(backend, requests), strict=True):
+        ids = torch.tensor([asked.prompt])
+        known = plain.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=40)
+        assert list(said.token_ids or ()) == known[0, ids.shape[1] :].tolist()
+
+
 async def test_a_prompt_of_one_token_is_answered_as_transformers_does(engine: Hf, plain: Any) -> None:
     known = plain.generate(torch.tensor([[1]]), attention_mask=torch.tensor([[1]]), do_sample=False, max_new_tokens=20)
     said = (await ask(engine, [greedy(prompt=(1,), sampling={"max_tokens": 20}), greedy(4)]))[0]
