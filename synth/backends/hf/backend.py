@@ -6,8 +6,8 @@ For models that vLLM does not run, and for adapters where it mixes them up. Slow
 
 What seeds promise: a request draws from a generator of its own, seeded by its content. On a CPU in float32 (and eager
 attention, the default there) the numbers it draws from are the same bits whatever the batch size, the batch mates and
-the order of arrival, so the answer is the same; other thread counts or machines may differ in the last bit. On a GPU, or in
-a shorter dtype, mates can change the last bit of a logit, and rarely a draw with it: float32 about once in 10^5 tokens.
+the order of arrival, so the answer is the same; other thread counts, machines or libraries may differ in the last bit. On a GPU, or in
+a shorter dtype, mates can change the last bits of a logit, and now and then a draw with it; how often was not measured.
 """
 
 import asyncio
