@@ -23,6 +23,7 @@ LIBRARIES = (
     "vllm",
     "transformers",
     "torch",
+    "peft",
 )
 """Whose versions the manifest records, where they are installed."""
 

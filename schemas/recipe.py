@@ -101,7 +101,7 @@ class ModelTable(_Table):
 class EngineTable(_Table):
     """Where and how fast: never part of a key or of the version id."""
 
-    kind: Literal["vllm", "openai", "scripted"] = "vllm"
+    kind: Literal["vllm", "openai", "hf", "scripted"] = "vllm"
     base_urls: tuple[str, ...] = ()
     api_key_env: str | None = None
     at_once: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
@@ -113,7 +113,7 @@ class EngineTable(_Table):
     """Seconds without a token from any request after which an engine counts as hung."""
     script: str | None = None
     args: Mapping[str, Any] = Field(default_factory=dict)
-    """vllm: further engine arguments; scripted: how it misbehaves."""
+    """vllm, hf: further engine arguments; scripted: how it misbehaves."""
 
 
 class VerifyTable(Step):

@@ -32,9 +32,13 @@ TOKENIZER_FILES = ["*.json", "*.jinja"]
 ENGINE_KEYS = {
     "vllm": {"kind", "at_once", "stall", "args"},
     "openai": {"kind", "at_once", "stall", "base_urls", "api_key_env", "min_endpoints", "send", "timeout"},
+    "hf": {"kind", "at_once", "args"},
     "scripted": {"kind", "at_once", "script", "args"},
 }
 """What means something to each kind of engine; anything else would be accepted and ignored."""
+
+IN_PROCESS = ("vllm", "hf")
+"""Engines of our own: they load the weights from a folder here, so the revision can be proven."""
 
 
 def open_role(
@@ -54,7 +58,7 @@ def open_role(
     _check_engine_keys(name, model, engine)
     folder, revision = _find(name, model, engine, runtime)
     renderer = _renderer(name, model, engine, folder)
-    send = {"vllm": "tokens", "scripted": "text", "openai": engine.send}[engine.kind]
+    send = {"vllm": "tokens", "hf": "tokens", "scripted": "text", "openai": engine.send}[engine.kind]
     if send == "tokens" and renderer is None:
         raise RecipeError(f"models.{name}: send = 'tokens' renders here; name a folder or Hub id: tokenizer = '...'")
     if model.template is not None and send == "chat":
@@ -158,14 +162,14 @@ def _find(role: str, model: ModelTable, engine: EngineTable, runtime: Path) -> t
     """Where the model's files are, if they are here, and what proves its revision."""
     folder = _local(model.name)
     if folder is None:
-        if engine.kind == "vllm":
+        if engine.kind in IN_PROCESS:
             return _from_hub(f"models.{role}.name", model.name, model.revision)
         return None, model.revision or "unverified"
     if engine.kind == "openai" and not folder.is_dir():
         return None, model.revision or "unverified"  # a server's name for its model may be a path on the server
     if not folder.is_dir():
         raise RecipeError(f"models.{role}.name: no folder {folder}; name a model folder, a Hub id or a served model")
-    if engine.kind != "vllm":
+    if engine.kind not in IN_PROCESS:
         return folder, model.revision or "unverified"
     if not (folder / "config.json").is_file():
         raise RecipeError(f"models.{role}.name: {folder} has no config.json, so it is not a model folder")
@@ -246,7 +250,7 @@ def _renderer(role: str, model: ModelTable, engine: EngineTable, folder: Path | 
             if template is not None:
                 raise RecipeError(f"models.{role}: template needs a tokenizer here: tokenizer = 'folder or Hub id'")
             return None
-        if not (folder / "tokenizer.json").is_file() and engine.kind != "vllm":
+        if not (folder / "tokenizer.json").is_file() and engine.kind not in IN_PROCESS:
             return None
         return Renderer.load(folder, model.name if not _is_path(model.name) else folder.name, template)
     local = _local(named)
@@ -307,7 +311,17 @@ def _backend(
         )
     if folder is None:
         raise RecipeError(f"models.{role}.name: no files of {model.name!r} were found")
+    if engine.kind == "hf":
+        return _hf(model, engine, folder, found.loras)
     return _vllm(model, engine, folder, runtime, found.loras)
+
+
+def _hf(model: ModelTable, engine: EngineTable, folder: Path, loras: Sequence[Lora]) -> Backend:
+    from tracemill.synth.backends.hf import Hf
+    from tracemill.synth.backends.hf.args import check_installed
+
+    check_installed()
+    return Hf(folder, model=model, engine_args=engine.args, at_once=engine.at_once, loras=loras)
 
 
 def _vllm(model: ModelTable, engine: EngineTable, folder: Path, runtime: Path, loras: Sequence[Lora]) -> Backend:

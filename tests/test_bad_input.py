@@ -128,7 +128,10 @@ KEYS = {
     "a method": (edited('"sample"', '"sampel"'), "no 'sampel' in synth/; did you mean 'sample'?"),
     "a filter": (RECIPE + '[[filters]]\nuse = "corect"\n', "no 'corect' in filters/; did you mean 'correct'?"),
     "a selector": (RECIPE + '[[select]]\nuse = "kep"\n', "no 'kep' in selectors/; did you mean 'keep'?"),
-    "a kind of engine": (edited('"scripted"\n\n[synth]', '"script"\n\n[synth]'), "'vllm', 'openai' or 'scripted'"),
+    "a kind of engine": (
+        edited('"scripted"\n\n[synth]', '"script"\n\n[synth]'),
+        "'vllm', 'openai', 'hf' or 'scripted'",
+    ),
     "a way to verify": (RECIPE + '[verify]\nuse = "maths"\n', "did you mean 'math'?"),
     "a way to extract": (RECIPE + '[verify]\nextract = "box"\n', "'boxed', 'gsm8k', 'last_number' or 'tag'"),
 }

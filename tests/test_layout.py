@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "pipelines": {"pipelines", "synth", "filters", "selectors", "schemas"},
     "flows": {"flows", "pipelines", "synth", "filters", "selectors", "schemas"},
 }
-HEAVY = {"vllm", "torch", "datasets", "transformers", "sympy", "math_verify", "prefect", "dask", "distributed"}
+HEAVY = {"vllm", "torch", "datasets", "transformers", "peft", "sympy", "math_verify", "prefect", "dask", "distributed"}
 MACHINERY = {
     "synth": {"engine", "journal", "models", "prompts", "render", "reply", "roles"},
     "filters": {"bounds"},

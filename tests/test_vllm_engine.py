@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,25 @@ async def test_a_stop_string_ends_the_text_with_or_without_it(engine: Vllm) -> N
     assert (without.finish_reason, without.token_ids) == ("stop", within.token_ids)
     cut = await engine.complete(request(sampling={"max_tokens": 3}))
     assert (cut.finish_reason, cut.n_tokens, cut.truncated) == ("length", 3, True)
+
+
+async def test_greedy_answers_are_those_of_the_hf_backend(engine: Vllm) -> None:
+    """Two libraries, one model: in float32 they choose the same tokens, say the same text, and agree on log-probs."""
+    pytest.importorskip("transformers", reason="needs the extra: pip install 'tracemill[hf]'")
+    from tracemill.synth.backends.hf import Hf
+
+    other = Hf(TINY, model=TABLE)
+    await other.start()
+    prompts = [PROMPT, PROMPT.replace("Explain", "Think carefully"), PROMPT.replace("5 apples", "9 apples")]
+    for settings in ({}, {"stop": ("Check",)}, {"stop": ("= ",), "include_stop": True}, {"max_tokens": 7}):
+        for prompt in prompts:
+            ask = request(prompt=prompt, sampling={"temperature": 0.0, "logprobs": 2, **settings})
+            theirs, ours = await engine.complete(ask), await other.complete(ask)
+            assert replace(ours, scores=None) == replace(theirs, scores=None)
+            assert ours.scores is not None
+            assert theirs.scores is not None
+            assert list(ours.scores.logprobs) == pytest.approx(list(theirs.scores.logprobs), abs=1e-3)
+    await other.close()
 
 
 @pytest.mark.parametrize(
