@@ -15,7 +15,7 @@ from tracemill.pipelines.staging import SAMPLE_REFS, Parts, Staged
 from tracemill.pipelines.store import Draft
 from tracemill.schemas.errors import CountsDiffer
 from tracemill.schemas.request import Completion
-from tracemill.schemas.tables import PROBLEMS, REJECTED, ROWS, SAMPLES
+from tracemill.schemas.tables import REJECTED, SAMPLES, TOOLS
 from tracemill.synth.journal import Journal
 
 SAMPLE_BYTES = 32 << 20
@@ -37,15 +37,20 @@ def assemble(
     else:
         draft.table("traces", *chosen)
         rows = fold(_in_order(staged.traces, decisions)).sort("id").collect()
-        draft.table("rows", arrow_schema(rows.schema, ROWS), [rows])
+        draft.table("rows", arrow_schema(rows.schema, _as_far_as_there(staged.traces.schema, rows)), [rows])
     draft.table("rejected", REJECTED, _rejected(staged, decisions, source_rejections))
-    draft.table("problems", PROBLEMS, _problems(staged, decisions))
+    draft.table("problems", staged.problems.schema, _problems(staged, decisions))
     if plan.recipe.samples and plan.roles:
         draft.table("samples", SAMPLES, _samples(staged.samples, journal))
     for name, table in _own_tables(staged, decisions).items():
         frame = table.collect()
         schema = arrow_schema(frame.schema, pa.schema([]))
         draft.table(name, schema, [frame.sort(order_of(name, schema), nulls_last=False)])
+
+
+def _as_far_as_there(known: pa.Schema, rows: pl.DataFrame) -> pa.Schema:
+    """The common columns of rows that a method folded: it may have left the tools out."""
+    return pa.schema([column for column in known if column.name != TOOLS.name or column.name in rows.columns])
 
 
 def arrow_schema(schema: pl.Schema, known: pa.Schema) -> pa.Schema:
@@ -72,7 +77,7 @@ def _chosen(traces: Parts, decisions: Decisions) -> tuple[pa.Schema, Iterator[pl
     """Schema and batches of the chosen traces, in the order of their ids."""
     order = decisions.chosen["id"]
     wanted = _with_decision(traces.scan(), decisions.chosen)
-    schema = arrow_schema(wanted.collect_schema(), ROWS)
+    schema = arrow_schema(wanted.collect_schema(), traces.schema)
     if not order.is_sorted():  # ids that hold characters before '/' can sort unlike their problems
         return schema, iter([wanted.sort("id").collect().select(schema.names)])
     return schema, _chosen_parts(traces, decisions, schema.names)
@@ -170,7 +175,7 @@ def _problems(staged: Staged, decisions: Decisions) -> Iterator[pl.DataFrame]:
             .otherwise("reason"),
         )
         seen += len(settled)
-        yield settled.select(PROBLEMS.names)
+        yield settled.select(staged.problems.schema.names)
     if seen != staged.problems.rows:
         raise CountsDiffer(f"problems: {staged.problems.rows:,} were staged and {seen:,} are written")
 
