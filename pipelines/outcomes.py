@@ -173,9 +173,7 @@ async def _verdicts(engine: ProblemEngine, problem: Problem, traces: Sequence[Tr
 
 def _row(plan: Plan, problem: Problem, trace: Trace, verdict: Verdict | None) -> dict[str, Any]:
     solver = plan.roles.get("solver")
-    reasoning, content = split_reasoning(
-        trace.text, solver.think if solver else THINK, opened=_opened(solver, trace)
-    )
+    reasoning, content = split_reasoning(trace.text, solver.think if solver else THINK, opened=_opened(solver, trace))
     prompt = solver.conversation(trace.prompt) if solver else trace.prompt
     turns = [*map(stored, prompt), {"role": "assistant", "content": trace.text}]
     tools = {"tools": tools_text(problem)} if problem.tools else {}

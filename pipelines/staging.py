@@ -91,11 +91,9 @@ class Parts:
         schema = self.schema
         if schema.equals(self._plain):
             return part
-        held = part.collect_schema()
-        turns = pl.DataFrame(pa.schema([schema.field(self._turns)]).empty_table()).schema[self._turns]
-        if held[self._turns] != turns:
-            part = part.with_columns(pl.col(self._turns).list.eval(_filled_up(held[self._turns], turns)))
-        if TOOLS.name in schema.names and TOOLS.name not in held:
+        turns = pl.DataFrame(schema.empty_table()).schema[self._turns]
+        part = part.with_columns(pl.col(self._turns).cast(turns))  # by name: what a turn lacks becomes null
+        if TOOLS.name in schema.names and TOOLS.name not in part.collect_schema():
             part = part.with_columns(pl.lit(None, pl.String).alias(TOOLS.name))
         own = [name for name in part.collect_schema().names() if name not in schema.names]
         return part.select(*schema.names, *own)
@@ -108,21 +106,6 @@ class Parts:
         for name in dict.fromkeys(name for row in self._pile for name in row if name not in known):
             table = table.append_column(name, _column([row.get(name) for row in self._pile]))
         return table
-
-
-def _filled_up(held: pl.DataType, wanted: pl.DataType) -> pl.Expr:
-    """A turn of a conversation with all the fields that are wanted, null where it has none."""
-    assert isinstance(held, pl.List)
-    assert isinstance(wanted, pl.List)
-    here = pl.DataFrame(schema={"turn": held.inner}).schema["turn"]
-    there = pl.DataFrame(schema={"turn": wanted.inner}).schema["turn"]
-    assert isinstance(here, pl.Struct)
-    assert isinstance(there, pl.Struct)
-    names = {field.name for field in here.fields}
-    return pl.struct(
-        pl.element().struct.field(field.name) if field.name in names else pl.lit(None, field.dtype).alias(field.name)
-        for field in there.fields
-    )
 
 
 def _column(values: list[Any]) -> Any:

@@ -69,7 +69,7 @@ class Role:
         if self.send == "chat":
             return turns
         if self.renderer is None:
-            return plain(turns)
+            return plain(turns, tools=tools)
         kwargs = dict(self.template_kwargs or {})
         if self.send == "text":
             return self.renderer.text(turns, tools=tools, **kwargs)
