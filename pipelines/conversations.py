@@ -1,7 +1,7 @@
-"""A given conversation, from whatever a source holds to turns that a template, a server and a table can take.
+r"""A given conversation, from whatever a source holds to turns that a template, a server and a table can take.
 
 [{"role": "user", "content": "6 * 7?"},
- {"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "mul", "arguments": "{\\"a\\": 6, \\"b\\": 7}"}}]},
+ {"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "mul", "arguments": "{\"a\": 6, \"b\": 7}"}}]},
  {"role": "tool", "content": "42"}]
     ▶ the same turns; content is text, every call has a type, arguments are an object; nulls that fill tables are gone
 """

@@ -67,17 +67,22 @@ class Renderer:
         messages: Sequence[Message],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        opened: bool = True,
+        add_generation_prompt: bool = True,
         **kwargs: Any,
     ) -> str:
-        """The conversation as the chat template writes it, with the opening of the assistant's turn unless `opened` is False.
+        """The conversation as the chat template writes it, with the opening of the assistant's turn.
 
         The arguments of calls are shown as objects, as templates expect and vLLM gives them; a template that wants text,
         and fails on objects, gets text.
         """
         if self._compiled is None:
             return plain(messages, tools=tools)
-        given = {"tools": list(tools) if tools else None, "add_generation_prompt": opened, **self.special, **kwargs}
+        given = {
+            "tools": list(tools) if tools else None,
+            "add_generation_prompt": add_generation_prompt,
+            **self.special,
+            **kwargs,
+        }
         try:
             try:
                 return str(self._compiled.render(messages=list(messages), **given))

@@ -32,6 +32,8 @@ class Role:
     think: tuple[str, str] = THINK
     run_seed: int = 0
     seeds: str = "request"
+    notes: tuple[str, ...] = ()
+    """What a person should know of its template and tokenizer."""
 
     def conversation(self, prompt: str | Sequence[Message]) -> tuple[Message, ...]:
         """The turns that are shown: the recipe's system prompt first, unless the conversation brings one."""
