@@ -34,7 +34,7 @@ def check_fit(
     _check_arguments(where, renderer, kwargs)
     _check_tokenizer(where, renderer)
     if renderer.template is not None:
-        _check_template(where, renderer, system, kwargs)
+        check_template(where, renderer, system, kwargs)
     return _notes(renderer)
 
 
@@ -67,7 +67,9 @@ def _unread_notes(where: str, renderer: Renderer, kwargs: Mapping[str, Any]) -> 
     return tuple(f"{where}.chat_template_kwargs.{name}: {said}" for name in unread)
 
 
-def _check_template(where: str, renderer: Renderer, system: str | None, kwargs: Mapping[str, Any]) -> None:
+def check_template(where: str, renderer: Renderer, system: str | None, kwargs: Mapping[str, Any]) -> None:
+    """Show the template a question, a system prompt and an answer, and see what becomes of them."""
+
     def shown(*turns: Message, opened: bool = True) -> str:
         return renderer.text(turns, add_generation_prompt=opened, **kwargs)
 
@@ -127,13 +129,10 @@ def _check_tokenizer(where: str, renderer: Renderer) -> None:
     at = next(
         (i for i, (one, two) in enumerate(zip(text, read, strict=False)) if one != two), min(len(text), len(read))
     )
-    lost = "the difference between upper and lower case" if text.lower() == read.lower() else ""
+    lost = "the spaces between words" if text == read else ""
+    lost = lost or ("the difference between upper and lower case" if text.lower() == read.lower() else "")
     lost = lost or ("line breaks" if text.replace("\n", "") == read.replace("\n", "") else "")
-    lost = lost or (
-        "the spaces between words"
-        if text == read
-        else f"{text[at : at + 12]!r}, of which it makes {read[at : at + 12]!r}"
-    )
+    lost = lost or f"{text[at : at + 12]!r}, of which it makes {read[at : at + 12]!r}"
     raise RecipeError(
         f"{where}: the tokenizer of {renderer.name} loses {lost}; every prompt would be spoilt: name another one: "
         "tokenizer = 'folder or Hub id'"
