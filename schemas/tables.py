@@ -78,6 +78,19 @@ def _stored_call(call: Mapping[str, Any]) -> dict[str, Any]:
     return {**call, "function": {**call["function"], "arguments": json_arguments(call["function"].get("arguments"))}}
 
 
+def as_given(turn: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored turn as templates and trainers take it: without the nulls that fill its columns, arguments as objects."""
+    given = {name: value for name, value in turn.items() if value is not None}
+    if "tool_calls" in given:
+        given["tool_calls"] = [_given_call(call) for call in given["tool_calls"]]
+    return given
+
+
+def _given_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    about = {name: value for name, value in call.items() if value is not None}
+    return {**about, "function": {**call["function"], "arguments": json.loads(call["function"]["arguments"])}}
+
+
 def json_arguments(arguments: object) -> str:
     """The arguments of a call as JSON text, the form of the OpenAI API."""
     return arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)

@@ -37,6 +37,16 @@ TALK = [
 ]
 PLAIN = [{"role": "user", "content": "What is 1 + 1?"}]
 STORED_CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 6, "b": null}'}}
+AS_GIVEN = [
+    *TALK[:2],
+    {
+        "role": "assistant",
+        "content": "",
+        "reasoning_content": "I call.",
+        "tool_calls": [{**CALL, "function": {"name": "add", "arguments": {"a": 6, "b": None}}}],
+    },
+    TALK[3],
+]
 TWO = [
     {"id": "calls", "chat": TALK, "tools": [TOOL], "answer": "13"},
     {"id": "plain", "chat": PLAIN, "answer": "2"},
@@ -64,6 +74,14 @@ def made(tmp_path: Path) -> Callable[..., Recipe]:
     return make
 
 
+def loaded(folder: Path, cache: Path) -> list[dict[str, Any]]:
+    """The rows of a folder, as a trainer gets them."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    return list(datasets.load_dataset(str(folder), split="train", cache_dir=str(cache / "cache")))
+
+
 def right(request: Request) -> str:
     return r"\boxed{13}" if request.problem_id == "calls" else r"\boxed{3}"
 
@@ -89,11 +107,12 @@ def test_a_conversation_with_calls_is_whole_in_every_table_and_view(made: Any, s
     assert list(ROWS.names) == [
         name for name in dataset.scan("rows").collect_schema().names() if name not in ("tools", "draw")
     ]
-    view = pl.read_parquet(dataset.path / "views" / "trl-sft" / "*.parquet").to_dicts()
-    assert view == [{"messages": row["messages"], "tools": row["tools"]}]
+    [view] = loaded(dataset.path / "views" / "trl-sft", tmp_path)
+    given = [*AS_GIVEN, {"role": "assistant", "content": r"\boxed{13}"}]
+    assert view == {"messages": given, "tools": row["tools"]}
     out = export(dataset.path, "trl-sft", tmp_path / "split", form="prompt-completion")
-    [split] = pl.read_parquet(out / "*.parquet").to_dicts()
-    assert (split["prompt"], split["tools"]) == (calls["prompt"], row["tools"])
+    assert loaded(out, tmp_path) == [{"prompt": given[:4], "completion": given[4:], "tools": row["tools"]}]
+    assert [file.suffix for file in out.iterdir()] == [".parquet"]
 
 
 def test_a_call_that_was_turned_down_is_in_its_rejected_row(made: Any, store: Store):
@@ -104,12 +123,19 @@ def test_a_call_that_was_turned_down_is_in_its_rejected_row(made: Any, store: St
 
 
 def test_datasets_loads_conversations_with_tools(made: Any, store: Store, tmp_path: Path):
-    datasets = pytest.importorskip("datasets")
-    dataset = build(made(TWO), store, reply=right).dataset
-    datasets.disable_progress_bars()
-    loaded = datasets.load_dataset(str(dataset.path), "rows", split="train", cache_dir=str(tmp_path / "cache"))
-    assert loaded[0]["messages"][2]["tool_calls"] == [STORED_CALL]
-    assert loaded[1]["messages"][0]["tool_calls"] is None
+    calls, plain = loaded(build(made(TWO), store, reply=right).dataset.path, tmp_path)
+    assert calls["messages"][2]["tool_calls"] == [STORED_CALL]
+    assert plain["messages"][0]["tool_calls"] is None
+
+
+@pytest.mark.parametrize("to", ["trl-dpo", "trl-grpo", "verl"])
+def test_prompts_with_calls_go_out_as_they_were_given(to: str, made: Any, store: Store, tmp_path: Path):
+    def some(request: Request) -> str:
+        return right(request) + " indeed" * request.index
+
+    dataset = build(made(TWO, synth={"use": "sample", "n": 2}), store, reply=some).dataset
+    rows = loaded(export(dataset.path, to, tmp_path / "out"), tmp_path)
+    assert (rows[0]["prompt"], json.loads(rows[0]["tools"])) == (AS_GIVEN, [TOOL])
 
 
 def test_a_dataset_without_calls_and_tools_has_the_plain_layout(made: Any, store: Store):
