@@ -161,14 +161,26 @@ def test_a_problem_that_failed_still_shows_the_conversation_it_was_asked_with(ma
 def test_parts_written_before_the_first_call_have_its_columns_too(tmp_path: Path):
     talk = Talk()
     parts = Parts(tmp_path / "parts", ROWS, turns="messages", talk=talk)
-    parts.add([{"id": "a", "messages": PLAIN}])
-    parts.flush()
-    parts.add([{"id": "b", "messages": [{**PLAIN[0], "name": "Ann"}], "tools": "[]", "own": 1}])
-    parts.flush()
-    rows = parts.scan().collect().to_dicts()
-    assert [row["messages"][0]["name"] for row in rows] == [None, "Ann"]
-    assert [(row["tools"], row["own"]) for row in rows] == [(None, None), ("[]", 1)]
-    assert [frame.columns for frame in parts.frames()] == [[*parts.schema.names, "own"]] * 2
+    named, thought = {**PLAIN[0], "name": "Ann"}, {**PLAIN[0], "reasoning_content": "hm"}
+    for row in ({"messages": PLAIN}, {"messages": [named], "tools": "[]"}, {"messages": [thought], "own": 1}):
+        parts.add([row])
+        parts.flush()
+    rows = parts.scan().collect()
+    assert rows["messages"].to_list() == [
+        [{**PLAIN[0], "reasoning_content": None, "name": None}],
+        [{**named, "reasoning_content": None}],
+        [{**thought, "name": None}],
+    ]
+    assert rows["tools"].to_list() == [None, "[]", None]
+    turns = rows.schema["messages"]
+    assert isinstance(turns, pl.List)
+    assert list(pl.DataFrame(schema={"turn": turns.inner}).unnest("turn").columns) == [
+        "role",
+        "content",
+        "reasoning_content",
+        "name",
+    ]
+    assert [frame.columns for frame in parts.frames()] == [[*parts.schema.names, "own"]] * 3
 
 
 def test_templates_are_shown_arguments_as_objects_and_text_where_they_cannot_take_objects():
