@@ -165,20 +165,17 @@ def test_parts_written_before_the_first_call_have_its_columns_too(tmp_path: Path
     for row in ({"messages": PLAIN}, {"messages": [named], "tools": "[]"}, {"messages": [thought], "own": 1}):
         parts.add([row])
         parts.flush()
+    talk.see({"prompt": [{**PLAIN[0], "tool_call_id": "c1"}]}, "prompt")  # in another table of the dataset
     rows = parts.scan().collect()
-    assert rows["messages"].to_list() == [
-        [{**PLAIN[0], "reasoning_content": None, "name": None}],
-        [{**named, "reasoning_content": None}],
-        [{**thought, "name": None}],
-    ]
+    nothing = dict.fromkeys(("reasoning_content", "tool_call_id", "name"))
+    assert rows["messages"].to_list() == [[{**nothing, **turn}] for turn in (PLAIN[0], named, thought)]
     assert rows["tools"].to_list() == [None, "[]", None]
     turns = rows.schema["messages"]
     assert isinstance(turns, pl.List)
     assert list(pl.DataFrame(schema={"turn": turns.inner}).unnest("turn").columns) == [
         "role",
         "content",
-        "reasoning_content",
-        "name",
+        *nothing,
     ]
     assert [frame.columns for frame in parts.frames()] == [[*parts.schema.names, "own"]] * 3
 
