@@ -56,7 +56,10 @@ class Engine(Protocol):
         ...
 
     async def verify(self, text: str, gold: str | None, *, truncated: bool = False) -> Verdict:
-        """Whether the final answer of `text` equals `gold`, as the recipe's `[verify]` says."""
+        """Whether the final answer of `text` equals `gold`, as the recipe's `[verify]` says.
+
+        `text` follows the solver's prompt: where that opens a thought, the text begins inside it.
+        """
         ...
 
     def model_name(self, role: str = "solver") -> str:
