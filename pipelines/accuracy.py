@@ -103,7 +103,7 @@ def estimate(values: Mapping[Fraction, int], draws: int) -> Estimate | None:
     size = Fraction(problems)
     if problems > 1 and 0 < mean < 1:
         size = min(problems * mean * (1 - mean) / spread, Fraction(draws)) if spread else Fraction(draws)
-    low, high = _wilson(float(mean), float(size))
+    low, high = wilson(float(mean), float(size))
     return Estimate(float(mean), low, high, problems)
 
 
@@ -216,7 +216,7 @@ def _beaten(votes: int, room: int, others: Sequence[int]) -> Counter[tuple[int, 
     return ways
 
 
-def _wilson(mean: float, size: float) -> tuple[float, float]:
+def wilson(mean: float, size: float) -> tuple[float, float]:
     """Wilson 1927: the score interval of a proportion; it never leaves [0, 1] and has width where all agree."""
     shrink = 1 + Z95**2 / size
     centre = (mean + Z95**2 / (2 * size)) / shrink

@@ -15,7 +15,7 @@ from tracemill.pipelines.staging import SAMPLE_REFS, Parts, Staged
 from tracemill.pipelines.store import Draft
 from tracemill.schemas.errors import CountsDiffer
 from tracemill.schemas.request import Completion
-from tracemill.schemas.tables import REJECTED, SAMPLES, TOOLS
+from tracemill.schemas.tables import REJECTED, ROWS, SAMPLES, TOOLS
 from tracemill.synth.journal import Journal
 
 SAMPLE_BYTES = 32 << 20
@@ -30,14 +30,10 @@ def assemble(
     journal: Journal,
 ) -> None:
     """Write every table of the version into `draft`."""
-    fold = plan.method.about("fold", None)
-    chosen = _chosen(staged.traces, decisions)
-    if fold is None:
-        draft.table("rows", *chosen)
-    else:
-        draft.table("traces", *chosen)
-        rows = fold(_in_order(staged.traces, decisions)).sort("id").collect()
-        draft.table("rows", arrow_schema(rows.schema, _as_far_as_there(staged.traces.schema, rows)), [rows])
+    chosen, parts = _chosen(staged.traces, decisions)
+    draft.table("traces" if plan.folds else "rows", chosen, parts)
+    if plan.folds:
+        draft.table("rows", *_folded(plan, chosen, _chosen_parts(staged.traces, decisions, chosen.names)))
     draft.table("rejected", REJECTED, _rejected(staged, decisions, source_rejections))
     draft.table("problems", staged.problems.schema, _problems(staged, decisions))
     if plan.recipe.samples and plan.roles:
@@ -48,15 +44,10 @@ def assemble(
         draft.table(name, schema, [frame.sort(order_of(name, schema), nulls_last=False)])
 
 
-def _as_far_as_there(known: pa.Schema, rows: pl.DataFrame) -> pa.Schema:
-    """The common columns of rows that a method folded: it may have left the tools out."""
-    return pa.schema([column for column in known if column.name != TOOLS.name or column.name in rows.columns])
-
-
 def arrow_schema(schema: pl.Schema, known: pa.Schema) -> pa.Schema:
-    """Arrow types that `datasets` and every reader know; columns of `known` come first, with its types."""
+    """Arrow types that `datasets` and every reader know; those columns that `known` has come first, with its types."""
     own = pl.DataFrame(schema=schema).to_arrow().schema
-    fields = [known.field(name) for name in known.names]
+    fields = [known.field(name) for name in known.names if name in schema]
     fields += [pa.field(f.name, _plain_type(f.type)) for f in own if f.name not in known.names]
     return pa.schema(fields)
 
@@ -101,8 +92,38 @@ def _beside_decisions(traces: Parts, decisions: Decisions) -> Iterator[tuple[pl.
         yield part, decided
 
 
-def _in_order(traces: Parts, decisions: Decisions) -> pl.LazyFrame:
-    return _with_decision(traces.scan(), decisions.chosen).sort("id")
+def _folded(plan: Plan, schema: pa.Schema, chosen: Iterator[pl.DataFrame]) -> tuple[pa.Schema, Iterator[pl.DataFrame]]:
+    """Schema and batches of the rows that the method folds the chosen traces into, whole problems at a time."""
+    nothing = pl.DataFrame(schema.empty_table())
+    names = plan.fold(nothing.lazy()).collect_schema()
+    common = [field for field in schema if field.name in (*ROWS.names, TOOLS.name)]
+    folded = arrow_schema(
+        names, pa.schema([field for field in common if names.get(field.name) == nothing.schema[field.name]])
+    )
+
+    def batches() -> Iterator[pl.DataFrame]:
+        for piece in _whole_problems(chosen):
+            yield plan.fold(piece.lazy()).sort("id").collect().select(folded.names)
+
+    return folded, batches()
+
+
+def _whole_problems(frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Frames in the order of problem_id, cut anew so that no problem lies in two."""
+    held: list[pl.DataFrame] = []
+    for frame in frames:
+        if frame.is_empty():
+            continue
+        last = pl.col("problem_id") == frame["problem_id"][-1]
+        ended, open_ = frame.filter(~last), frame.filter(last)
+        if ended.is_empty() and held and held[-1]["problem_id"][-1] == frame["problem_id"][-1]:
+            held.append(open_)
+            continue
+        if held or not ended.is_empty():
+            yield pl.concat([*held, ended])
+        held = [open_]
+    if held:
+        yield pl.concat(held)
 
 
 def _with_decision(traces: pl.LazyFrame, chosen: pl.DataFrame) -> pl.LazyFrame:

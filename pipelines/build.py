@@ -30,6 +30,7 @@ from tracemill.pipelines.sources import read_source, source_hash, source_key
 from tracemill.pipelines.spool import Spool
 from tracemill.pipelines.staging import Staged, stage
 from tracemill.pipelines.store import Dataset, Store, parse_ref
+from tracemill.pipelines.summaries import summary_of
 from tracemill.pipelines.synthesize import Tally, synthesize, too_many
 from tracemill.schemas.errors import CountsDiffer, Interrupted, LockHeld, RecipeError, TooManyFailures
 from tracemill.schemas.recipe import Recipe
@@ -89,7 +90,7 @@ def build(
             why_partial = _why_partial(tally, spool, partial=partial)
             _refuse_if_all_failed(tally)
             report.step("staging")
-            staged = stage(_records(spool, tally), work / "staged")
+            staged = stage(_records(spool, tally), work / "staged", plan.method.about("COLUMNS", {}))
             _all_there(staged, spool, why_partial)
             report.step("filtering and selecting")
             decisions = decide(plan, staged.traces.scan(), staged.problems.scan())
@@ -195,7 +196,7 @@ def _commit(
 ) -> Dataset:
     lost = [as_rejected(r.problem_id, r.reason, r.evidence, r.row) for r in spool.source_rejections()]
     hashes = [source_hash(source, resolve=_resolver(store)) for source in plan.recipe.source]
-    accuracy = accuracy_of(staged)
+    accuracy, summary = accuracy_of(plan, staged), summary_of(plan, staged)
     with store.draft(plan.recipe.name) as draft:
         assemble(draft, plan, staged, decisions, lost, shop.journal)
         for name, view in plan.views.items():
@@ -205,9 +206,9 @@ def _commit(
         return draft.commit(
             recipe_toml=resolved_toml(plan.recipe),
             identity=identity_of(plan, hashes),
-            manifest=made_from(plan, hashes, staged, decisions, lost, tally, accuracy, why_partial),
+            manifest=made_from(plan, hashes, staged, decisions, lost, tally, accuracy, summary, why_partial),
             complete=why_partial is None,
-            card=card_of(plan, accuracy),
+            card=card_of(plan, accuracy, summary),
         )
 
 

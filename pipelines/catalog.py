@@ -45,20 +45,30 @@ class Plugin:
     options: Mapping[str, Any]
     """Every option, defaults included: what the plug-in will really run with."""
     code: str
-    """SHA-256 of the file it comes from."""
+    """SHA-256 of the file it comes from, or of all files of its folder."""
 
     def about(self, attribute: str, default: Any) -> Any:
         """A module-level constant of the plug-in's file, such as NEEDS or REACH."""
         return getattr(self.module, attribute, default)
+
+    def ask(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function of the plug-in's file with those of its options that the function takes."""
+        taken = inspect.signature(function).parameters
+        return function(*args, **{name: value for name, value in self.options.items() if name in taken})
 
 
 def find(kind: Kind, step: Step) -> Plugin:
     """The plug-in that `step` names, with its options checked and bound, or a RecipeError that says what to change."""
     module, function = _own(kind, step.use) if ":" in step.use else _shipped(kind, step.use)
     options = _checked(function, step, module)
-    code = hashlib.sha256(Path(inspect.getfile(module)).read_bytes()).hexdigest()
+    code = hashlib.sha256(b"".join(file.read_bytes() for file in _files(module))).hexdigest()
     name = step.use.rpartition("/")[2]  # stages and reasons name it, and where it lies differs from machine to machine
     return Plugin(name, partial(function, **options), module, options, code)
+
+
+def _files(module: ModuleType) -> list[Path]:
+    file = Path(inspect.getfile(module))
+    return sorted(file.parent.glob("*.py")) if file.name == "__init__.py" else [file]
 
 
 def names(kind: Kind) -> list[str]:

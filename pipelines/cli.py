@@ -101,13 +101,15 @@ def curate(
 
 @app.command()
 def demo(store: StoreOption = STORE, quiet: QuietOption = False) -> None:
-    """Build the small problems with the small model that ship, on real vLLM, and open the result with `datasets`."""
+    """Build two datasets with the small model that ships, on real vLLM: verified samples, and chains of four lengths."""
     from tracemill.pipelines.screens import opened_lines
 
-    built = _build("demo", store, None, given=False, partial=False, as_json=False, quiet=quiet)
-    with _errors():
-        for line in opened_lines(built.dataset):
-            print(line)
+    for name in ("demo", "demo-mixchain"):
+        built = _build(name, store, None, given=False, partial=False, as_json=False, quiet=quiet)
+        with _errors():
+            for line in opened_lines(built.dataset):
+                print(line)
+            print()
 
 
 @app.command()
@@ -178,7 +180,12 @@ def path(ref: RefArgument, store: StoreOption = STORE) -> None:
 @app.command()
 def export(
     ref: RefArgument,
-    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="trl-sft, trl-dpo, trl-grpo or verl.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", metavar="FORMAT", help="trl-sft, trl-dpo, trl-grpo, verl, mixchain-wide or mixchain-long."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder that is new or empty.")],
     store: StoreOption = STORE,
 ) -> None:

@@ -16,8 +16,9 @@ from tracemill.pipelines.outcomes import RoleCounts
 from tracemill.pipelines.plan import Plan, code_hash
 from tracemill.pipelines.sources import source_name
 from tracemill.pipelines.staging import Staged
+from tracemill.pipelines.summaries import shown_summary
 from tracemill.pipelines.toml import to_toml
-from tracemill.schemas.recipe import Recipe
+from tracemill.schemas.recipe import WEIGHTS, Recipe
 from tracemill.synth.roles import Role
 
 
@@ -33,7 +34,7 @@ def identity_of(plan: Plan, source_hashes: Sequence[str]) -> dict[str, Any]:
         "source": sources,
         "models": {name: _asked(role) for name, role in plan.roles.items()},
         "verify": {**plan.recipe.verify.model_dump(mode="json"), "use": _base(plan.recipe.verify.use)},
-        "synth": _plugin(plan.method),
+        "synth": _without_folders(_plugin(plan.method)),
         "score": [_plugin(plugin) for plugin in plan.scores],
         "filters": [_plugin(plugin) for plugin in plan.filters],
         "select": [_plugin(plugin) for plugin in plan.selectors],
@@ -51,7 +52,7 @@ def portable(recipe: Recipe) -> dict[str, Any]:
     return dict(_without_folders(recipe.model_dump(mode="json", exclude_none=True)))
 
 
-PLACES = {"path", "name", "tokenizer", "template", "script", "use"}
+PLACES = {"path", "name", "tokenizer", "template", "script", "use", *WEIGHTS}
 """Keys that may hold a path; a text such as `system = "/no_think"` only looks like one."""
 
 
@@ -75,6 +76,7 @@ def made_from(
     lost: Sequence[Mapping[str, Any]],
     tally: Any,
     accuracy: Sequence[Mapping[str, Any]],
+    summary: Mapping[str, Any] | None,
     why_partial: str | None,
 ) -> MadeFrom:
     """What the manifest says; none of it is in the version id."""
@@ -82,7 +84,7 @@ def made_from(
         recipe=portable(plan.recipe),
         sources=_sources(plan, source_hashes, staged),
         models={name: _model_facts(role) for name, role in plan.roles.items()},
-        engines={name: role.backend.facts() for name, role in plan.roles.items()},
+        engines={name: role.facts() for name, role in plan.roles.items()},
         verifier={
             "use": plan.recipe.verify.use,
             "extract": plan.recipe.verify.extract,
@@ -98,25 +100,34 @@ def made_from(
         code=code_hash(),
         plugins={p.name: p.code for p in (plan.method, *plan.scores, *plan.filters, *plan.selectors)},
     )
+    if summary is not None:
+        facts["summary"] = summary
     if why_partial is not None:
         facts["why_partial"] = why_partial
     return facts
 
 
-def card_of(plan: Plan, accuracy: Sequence[Mapping[str, Any]]) -> CardFacts:
-    """What the card shows beyond the manifest: how often the model is right."""
+def card_of(plan: Plan, accuracy: Sequence[Mapping[str, Any]], summary: Mapping[str, Any] | None) -> CardFacts:
+    """What the card shows beyond the manifest: how often the model is right, or what the method says of it all."""
     about = f"Reasoning traces made by `{plan.method.name}`, each verified against its gold answer."
     if plan.method.name == "given":
         about = "Given reasoning traces, each verified against its gold answer."
     numbers = shown_accuracy(accuracy)
     note = "Shares with 95 % intervals over problems; undecided verdicts count as samples and never as correct."
     tables = [CardTable(title="Accuracy", rows=numbers, note=note)] if numbers else []
+    if summary is not None:
+        tables.append(CardTable(title=summary["title"], rows=shown_summary(summary), note=summary["note"]))
     limits = ["A correct final answer does not prove that the steps before it are right."]
     return CardFacts(about=about, tables=tables, limits=limits)
 
 
-def accuracy_of(staged: Staged) -> list[dict[str, Any]]:
-    """pass@k and maj@k by difficulty, over all traces that were verified, whatever became of them."""
+def accuracy_of(plan: Plan, staged: Staged) -> list[dict[str, Any]]:
+    """pass@k and maj@k by difficulty, over all traces that were verified, whatever became of them.
+
+    Nothing for a method that draws from several models: between such answers there is no pass@k. It has a summary.
+    """
+    if plan.method.about("summary", None) is not None:
+        return []
     return [
         {name: asdict(value) if isinstance(value, Estimate) else value for name, value in line.items()}
         for line in accuracy_table(staged.traces.scan())
@@ -173,6 +184,7 @@ def _asked(role: Role) -> dict[str, Any]:
         "think": list(role.think),
         "seed": role.run_seed,
         "seeds": role.seeds,
+        **({"levels": [asdict(level.adapter) for level in role.levels.values()]} if role.levels else {}),
     }
 
 

@@ -93,6 +93,8 @@ class MadeFrom(TypedDict, total=False):
     tokens: Mapping[str, int]
     accuracy: Sequence[Mapping[str, Any]]
     """pass@k and maj@k by difficulty, a row each."""
+    summary: Mapping[str, Any]
+    """What the method says of it all, where it has a `summary`: title, rows, note."""
     determinism: Determinism
     code: str
     """The hash of the installed package."""

@@ -90,7 +90,7 @@ async def work(plan: Plan, problem: Problem, engine: ProblemEngine) -> Record:
         prompt=rows[0]["messages"][:-1] if rows else None,
         traces=rows,
         tables={name: [dict(row) for row in table] for name, table in outcome.tables.items()},
-        refused=[_refused(plan, problem, trace, why) for trace, why in outcome.rejections],
+        refused=[_refused(plan, problem, trace, why, engine) for trace, why in outcome.rejections],
         drawn=[_sample(drawn, by_key) for drawn in engine.drawn],
         counts=counts,
         tokens=sum(drawn.n_tokens for drawn in engine.drawn),
@@ -164,11 +164,17 @@ def _check_names(problem: Problem, traces: Sequence[Trace]) -> None:
 
 async def _verdicts(engine: ProblemEngine, problem: Problem, traces: Sequence[Trace]) -> list[Verdict]:
     """The verdicts that the method asked for itself, and those of all other traces."""
-    unknown = [trace for trace in traces if trace.key not in engine.verdicts]
+    known = [_known_verdict(engine, trace) for trace in traces]
     solver = engine.shop.roles.get("solver")
+    unknown = [trace for trace, verdict in zip(traces, known, strict=True) if verdict is None]
     texts = [(t.text, t.finish_reason == "length", _opened(solver, t)) for t in unknown]
     found = iter(await engine.verify_all(texts, problem.gold))
-    return [engine.verdicts.get(trace.key or "") or next(found) for trace in traces]
+    return [verdict or next(found) for verdict in known]
+
+
+def _known_verdict(engine: ProblemEngine, trace: Trace) -> Verdict | None:
+    """What the method says itself, or asked for while it ran."""
+    return trace.verdict or engine.verdicts.get(trace.key or "")
 
 
 def _row(plan: Plan, problem: Problem, trace: Trace, verdict: Verdict | None) -> dict[str, Any]:
@@ -216,11 +222,11 @@ def _counter(solver: Role | None, trace: Trace) -> str:
     return solver.tokenizer if solver and (trace.key or solver.renderer) else "words"
 
 
-def _refused(plan: Plan, problem: Problem, trace: Trace | None, why: Rejection) -> Refused:
+def _refused(plan: Plan, problem: Problem, trace: Trace | None, why: Rejection, engine: ProblemEngine) -> Refused:
     evidence = json.dumps(dict(why.evidence), ensure_ascii=False, sort_keys=True, default=str)
     if trace is None:
         return Refused(None, "method", why.reason, evidence, problem_json(problem))
-    row = json.dumps(_row(plan, problem, trace, None), ensure_ascii=False, default=str)
+    row = json.dumps(_row(plan, problem, trace, _known_verdict(engine, trace)), ensure_ascii=False, default=str)
     return Refused(trace.id, "method", why.reason, evidence, row)
 
 

@@ -15,6 +15,7 @@ from tracemill.pipelines.catalog import Plugin
 from tracemill.pipelines.export import find_view
 from tracemill.pipelines.foresee import check_steps, recipes_fault, trace_types
 from tracemill.schemas.errors import RecipeError
+from tracemill.schemas.levels import Levels
 from tracemill.schemas.recipe import EngineTable, Recipe, Step
 from tracemill.schemas.request import Capability
 from tracemill.schemas.rows import Problem
@@ -56,6 +57,7 @@ class Plan:
                     role.think,
                     role.run_seed,
                     role.seeds,
+                    [level.adapter for level in role.levels.values()],
                 ]
                 for name, role in self.roles.items()
             },
@@ -63,6 +65,16 @@ class Plan:
             "code": code_hash(),
         }
         return hashlib.sha256(msgspec.json.encode(parts, order="sorted", enc_hook=_plain)).hexdigest()
+
+    @property
+    def folds(self) -> bool:
+        """Whether a row is something else than a trace: the method folds, and its option `layout` is not `long`."""
+        return self.method.about("fold", None) is not None and self.method.options.get("layout") != "long"
+
+    def fold(self, traces: pl.LazyFrame) -> pl.LazyFrame:
+        """The rows that the method makes of chosen traces, whole problems of them."""
+        rows: pl.LazyFrame = self.method.ask(self.method.about("fold", None), traces)
+        return rows
 
     def outcome_key(self, problem: Problem) -> str:
         """What an outcome in the spool is good for: this problem under this synthesis."""
@@ -86,7 +98,7 @@ def resolve(recipe: Recipe, *, given: bool = False, runtime: Path, reply: Reply 
     `given`: the traces are in the source (`tracemill curate`). `runtime` is where running engines leave their records.
     """
     method = catalog.find("synth", _method_step(recipe, given=given))
-    roles = {} if given and not recipe.score else _roles(recipe, runtime, reply)
+    roles = {} if given and not recipe.score else _roles(recipe, _levels(method), runtime, reply)
     plan = Plan(
         recipe=recipe,
         method=method,
@@ -104,6 +116,7 @@ def resolve(recipe: Recipe, *, given: bool = False, runtime: Path, reply: Reply 
     )
     _check_capabilities(plan)
     _check_tools(plan)
+    _check_budget(plan)
     check_steps(plan)
     return plan
 
@@ -132,13 +145,28 @@ def _method_step(recipe: Recipe, *, given: bool) -> Step:
     return recipe.synth
 
 
-def _roles(recipe: Recipe, runtime: Path, reply: Reply | None) -> dict[str, Role]:
+def _levels(method: Plugin) -> Levels | None:
+    """The other weights that the method asks for, where it asks for any."""
+    declare = method.about("levels", None)
+    return method.ask(declare) if declare is not None else None
+
+
+def _roles(recipe: Recipe, levels: Levels | None, runtime: Path, reply: Reply | None) -> dict[str, Role]:
     """Every role with its engine; a role without an engine of its own runs on the solver's kind of engine."""
     for stray in sorted(recipe.engines.keys() - recipe.models.keys()):
         raise RecipeError(f"engines.{stray} has no models.{stray} to run")
     fallback = recipe.engines.get("solver", EngineTable())
+    if levels is not None and levels.role not in recipe.models:
+        raise RecipeError(f"{recipe.synth.use if recipe.synth else 'the method'} needs [models.{levels.role}]")
     return {
-        name: open_role(name, model, recipe.engines.get(name, fallback), runtime=runtime, reply=reply)
+        name: open_role(
+            name,
+            model,
+            recipe.engines.get(name, fallback),
+            runtime=runtime,
+            reply=reply,
+            levels=levels if levels is not None and levels.role == name else None,
+        )
         for name, model in recipe.models.items()
     }
 
@@ -181,6 +209,16 @@ def _check_tools(plan: Plan) -> None:
                 f"source.{index}.tools: {of} shows no tools, so the model would never see them; name a template that does "
                 "(models.solver.template), or take `tools` out"
             )
+
+
+def _check_budget(plan: Plan) -> None:
+    """A budget cuts a prefix of finished problems, and with weights loaded in turns none is finished before the last turn."""
+    limits = plan.recipe.budget.model_dump(exclude_none=True)
+    if limits and any(role.passes() for role in plan.roles.values()):
+        raise RecipeError(
+            f"budget.{min(limits)}: merged weights are loaded one after another, and no problem is done before the last are; "
+            "take [budget] out and bound the build by source.limit"
+        )
 
 
 def _plain(value: Any) -> Any:

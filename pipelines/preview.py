@@ -51,6 +51,9 @@ def check(recipe: Recipe, store: Store) -> Iterator[str]:
             f"temperature {drawing.temperature}, top_p {drawing.top_p}, max_tokens {drawing.max_tokens}"
         )
         yield from _prompt_side(role)
+        for level in role.levels.values():
+            at = level.adapter
+            yield f"level     {name}: {at.kind} {at.name} at {at.scale}, {at.revision}"
     steps = [f"{plugin.name}({_shown(plugin.options)})" for plugin in (plan.method, *plan.scores)]
     steps += [f"{plugin.name}({_shown(plugin.options)})" for plugin in (*plan.filters, *plan.selectors)]
     yield f"steps     {' -> '.join(steps)}"
@@ -156,7 +159,8 @@ class Probe:
 async def _probes(plan: Plan, spool: Spool, journal: Journal, sizes: Sequence[int]) -> list[Probe]:
     shop = Workshop(plan.roles, journal, plan.verifier)
     try:
-        return [await _probe(plan, spool, shop, size) for size in sizes]
+        wanted = sizes[-1:] if shop.passes() else sizes  # weights that are loaded in turns are not loaded twice
+        return [await _probe(plan, spool, shop, size) for size in wanted]
     finally:
         await shop.close()
 

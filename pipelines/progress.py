@@ -165,7 +165,7 @@ def snapshot(tally: Tally) -> dict[str, Any]:
         "failed": tally.failed,
         "traces": tally.rows,
         "samples_new": tally.meter.samples_new,
-        "samples_replayed": tally.meter.samples_replayed,
+        "samples_replayed": max(0, tally.meter.samples_replayed),  # below 0 while a pass replays what the last one drew
         "truncated": tally.meter.truncated,
         "tokens_new": tally.meter.tokens_new,
         "tokens_per_second": tally.meter.tokens_new / elapsed,

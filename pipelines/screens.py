@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tracemill.pipelines.dataset import Dataset
 from tracemill.pipelines.lineage import shown_accuracy
 from tracemill.pipelines.store import Store
+from tracemill.pipelines.summaries import shown_summary
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import suggest
 
@@ -48,8 +49,9 @@ def opened_lines(dataset: Dataset) -> Iterator[str]:
     rows = datasets.load_dataset(str(dataset.path), split="train")
     yield ""
     yield f"opened    datasets.load_dataset gives {len(rows):,} rows of {len(rows.column_names)} columns; the first:"
-    for name in ("id", "question", "content", "answer", "gold", "correct"):
-        yield f"  {name:<9} {rows[0][name]}"
+    for name in ("id", "question", "content", "answer", "gold", "correct", "target", "solution_1", "solution_4"):
+        if name in rows.column_names:
+            yield f"  {name:<10} {rows[0][name]}"
 
 
 def version_lines(manifest: Mapping[str, Any]) -> Iterator[str]:
@@ -57,6 +59,10 @@ def version_lines(manifest: Mapping[str, Any]) -> Iterator[str]:
     if accuracy := manifest.get("accuracy"):
         yield "accuracy, with 95 % intervals over problems"
         yield from columns(shown_accuracy(accuracy))
+        yield ""
+    if summary := manifest.get("summary"):
+        yield summary["title"][:1].lower() + summary["title"][1:]
+        yield from columns(shown_summary(summary))
         yield ""
     yield "rows by stage and reason"
     yield from columns(

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import polars as pl
@@ -18,12 +19,16 @@ import pyarrow.parquet as pq
 from tracemill.pipelines.collector import collected_rarely
 from tracemill.pipelines.durable import watch_disk
 from tracemill.pipelines.outcomes import Record, RoleCounts, tools_text
+from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.request import Message
 from tracemill.schemas.rows import Problem
 from tracemill.schemas.tables import PROBLEMS, REJECTED, ROWS, SAMPLES, TOOLS, Talk, stored
 
 PART_ROWS, PART_BYTES = 4096, 32 << 20
 """A part is rows of Python objects until it is written, which take several times its bytes."""
+
+ARROW: Mapping[type, pa.DataType] = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
+"""Of the types that a method may declare in COLUMNS."""
 
 SAMPLE_REFS = pa.schema(
     [field for field in SAMPLES if field.name not in ("text", "token_ids", "n_tokens", "finish_reason")]
@@ -101,11 +106,18 @@ class Parts:
     def _table(self) -> pa.Table:
         schema = self.schema
         known = set(schema.names)
-        columns = [pa.array([row.get(field.name) for row in self._pile], field.type) for field in schema]
+        columns = [_declared(field, [row.get(field.name) for row in self._pile]) for field in schema]
         table = pa.Table.from_arrays(columns, schema=schema)
         for name in dict.fromkeys(name for row in self._pile for name in row if name not in known):
             table = table.append_column(name, _column([row.get(name) for row in self._pile]))
         return table
+
+
+def _declared(field: Any, values: list[Any]) -> Any:
+    try:
+        return pa.array(values, field.type)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        raise RecipeError(f"the method declares its column {field.name!r} as {field.type}, and {error}") from None
 
 
 def _column(values: list[Any]) -> Any:
@@ -124,6 +136,8 @@ class Staged:
     """The outcome of a synthesis, as scannable columns."""
 
     folder: Path
+    columns: pa.Schema = field(default_factory=lambda: pa.schema([]))
+    """The method's own columns of traces, as far as it declares them."""
     traces: Parts = field(init=False)
     problems: Parts = field(init=False)
     refused: Parts = field(init=False)
@@ -136,7 +150,8 @@ class Staged:
     def __post_init__(self) -> None:
         if self.folder.exists():
             shutil.rmtree(self.folder)
-        self.traces = Parts(self.folder / "traces", ROWS, turns="messages", talk=self.talk)
+        traces = pa.schema([*ROWS, *self.columns])
+        self.traces = Parts(self.folder / "traces", traces, turns="messages", talk=self.talk)
         self.problems = Parts(self.folder / "problems", PROBLEMS, turns="prompt", talk=self.talk)
         self.refused = Parts(self.folder / "refused", REJECTED)
         self.samples = Parts(self.folder / "samples", SAMPLE_REFS)
@@ -167,9 +182,11 @@ class Staged:
             parts.flush()
 
 
-def stage(records: Iterator[tuple[Problem, Record]], folder: Path) -> Staged:
-    """Write every record's rows to `folder`, which is emptied first."""
-    staged = Staged(folder)
+def stage(
+    records: Iterator[tuple[Problem, Record]], folder: Path, columns: Mapping[str, type] = MappingProxyType({})
+) -> Staged:
+    """Write every record's rows to `folder`, which is emptied first. `columns` are those that the method declares."""
+    staged = Staged(folder, pa.schema([pa.field(name, ARROW[kind]) for name, kind in columns.items() if kind in ARROW]))
     with collected_rarely():
         for problem, record in records:
             staged.add(problem, record)
@@ -179,14 +196,19 @@ def stage(records: Iterator[tuple[Problem, Record]], folder: Path) -> Staged:
 
 def _problem_row(problem: Problem, record: Record) -> dict[str, Any]:
     """The row of `problems`; `outcome` is settled once it is known which traces are chosen."""
+    outcome, reason = {"done": None, "filtered": "rejected", "failed": "failed"}[record.status], record.reason
+    if outcome is None and not record.traces:
+        # a method that turned the whole problem down says why
+        whole = next((refusal for refusal in record.refused if refusal.id is None), None)
+        outcome, reason = ("rejected", f"{whole.stage}: {whole.reason}") if whole else (None, reason)
     return {
         "problem_id": problem.problem_id,
         "question": problem.question,
         "gold": problem.gold,
         "source": problem.source,
         "difficulty": problem.difficulty,
-        "outcome": {"done": None, "filtered": "rejected", "failed": "failed"}[record.status],
-        "reason": record.reason,
+        "outcome": outcome,
+        "reason": reason,
         "roles": [
             {"role": c.role, "correct": c.correct, "total": c.total, "undecided": c.undecided, "truncated": c.truncated}
             for c in record.counts

@@ -58,7 +58,21 @@ class Tally:
     """The signal that asked the run to stop."""
     notes: list[str] = field(default_factory=list)
     """What the backends want a person to see now."""
+    turn: str | None = None
+    """Which of several passes over the problems this is, where weights are loaded one after another."""
+    waiting: int = 0
+    """Problems that came as far as the loaded weights bring them, and wait for others."""
     started: float = field(default_factory=time.monotonic)
+
+    def turn_note(self) -> list[str]:
+        return [f"{self.turn}: {self.done + self.waiting:,} of {self.total:,} problems"] if self.turn else []
+
+    def begin_pass(self, turn: str) -> None:
+        """Forget how far the last pass came: every problem is taken up again, with other weights loaded."""
+        self.meter.begin_pass()
+        self.turn = turn
+        self.done = self.reused = self.tokens = self.rows = self.failed = self.waiting = 0
+        self.reasons, self.failures = Counter(), Counter()
 
 
 async def synthesize(
@@ -70,7 +84,7 @@ async def synthesize(
     tally = Tally(shop.meter, total=total, refused_rows=counts.rejected if counts else 0)
     run = Run(plan, spool, shop, tally, only_known)
     loop = asyncio.get_running_loop()
-    going = asyncio.create_task(run.go())
+    going = asyncio.create_task(run.go_all())
 
     def on_signal(number: int) -> None:
         if tally.signal is not None:
@@ -96,7 +110,7 @@ async def synthesize(
 
 async def _show(report: Report, tally: Tally, shop: Workshop) -> None:
     while True:
-        tally.notes = [note for role in shop.roles.values() for note in role.backend.progress()]
+        tally.notes = [*tally.turn_note(), *shop.notes()]
         report.update(tally)
         await asyncio.sleep(report.every)
 
@@ -120,11 +134,28 @@ class Run:
         self._prefix = Prefix(self.plan, self.tally)
         self._filters = ProblemFilters(self.plan, self.spool)
 
+    async def go_all(self) -> None:
+        """Every pass that the build takes: one, or one for each of the weights that are loaded one after another.
+
+        In a pass each problem comes as far as the loaded weights bring it; what they said is in the journal, and the next pass
+        goes on from there. In the last one every problem has its outcome.
+        """
+        if self.only_known:
+            self.shop.stop("only what the journal holds was asked for")
+        scales = self.shop.passes()
+        for number, scale in enumerate(scales, start=1):
+            if self.tally.stopped is not None:
+                return
+            self.shop.loaded = scale
+            self.tally.begin_pass(f"weights at {scale}, pass {number} of {len(scales)}")
+            await self.go()
+            await self.shop.unload(scale)
+        if not scales:
+            await self.go()
+
     async def go(self) -> None:
         """Take up every problem; returns when all are done or the run was told to stop."""
         tasks: set[asyncio.Task[None]] = set()
-        if self.only_known:
-            self.shop.stop("only what the journal holds was asked for")
         clock = asyncio.create_task(self._watch_the_clock())
         try:
             for index, problem in enumerate(itertools.islice(self.spool.problems(), self.tally.total)):
@@ -189,7 +220,8 @@ class Run:
         try:
             record = await self._record(problem)
         except Stopped:
-            return  # not an outcome: the next run takes this problem up again
+            self.tally.waiting += 1
+            return  # not an outcome: the next pass, or the next run, takes this problem up again
         except (TracemillError, OSError) as fatal:
             self._fatal = self._fatal or fatal
             return

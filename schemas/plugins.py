@@ -55,11 +55,20 @@ class Engine(Protocol):
         """Log-probs of the tokens of `continuation` after `prompt`."""
         ...
 
-    async def verify(self, text: str, gold: str | None, *, truncated: bool = False) -> Verdict:
+    async def verify(self, text: str | Completion, gold: str | None, *, truncated: bool = False) -> Verdict:
         """Whether the final answer of `text` equals `gold`, as the recipe's `[verify]` says.
 
-        `text` follows the solver's prompt: where that opens a thought, the text begins inside it.
+        `text` follows the solver's prompt: where that opens a thought, the text begins inside it. The verdict on a completion
+        is kept with it: nobody compares it a second time.
         """
+        ...
+
+    async def verifiable(self, gold: str | None) -> bool:
+        """Whether `gold` is an answer that the verifier can tell from others: one that it finds equal to itself."""
+        ...
+
+    def level(self, scale: str, role: str = "solver") -> Adapter:
+        """What `sample(adapter=...)` takes for the weights at `scale`, of those that the method's `levels` declared."""
         ...
 
     def model_name(self, role: str = "solver") -> str:
@@ -68,6 +77,10 @@ class Engine(Protocol):
 
     def conversation(self, prompt: PromptLike, role: str = "solver") -> tuple[Message, ...]:
         """The turns that the model is shown for `prompt`, the recipe's system prompt included: a trace's prompt."""
+        ...
+
+    def counter(self, role: str = "solver") -> str | None:
+        """Whose tokens `count_tokens` counts, in the words of `Completion.counted`: None for the role's own tokenizer."""
         ...
 
     def count_tokens(self, text: str, role: str = "solver") -> int:

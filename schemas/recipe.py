@@ -14,8 +14,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from tracemill.schemas.errors import RecipeError
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
-FORMATS = ("trl-sft", "trl-dpo", "trl-grpo", "verl")
+FORMATS = ("trl-sft", "trl-dpo", "trl-grpo", "verl", "mixchain-wide", "mixchain-long")
 """What `[views]` and `tracemill export --to` know."""
+WEIGHTS = ("adapter", "start", "end")
+"""Options of a method that name weights: a folder is meant from the recipe's own."""
 
 
 def _dataset_name(name: str) -> str:
@@ -252,6 +254,8 @@ def _anchor(table: dict[str, Any], folder: Path) -> None:
             _anchor_key(model, key, folder, only_if_path=True)
     for engine in _tables(table.get("engines")):
         _anchor_key(engine, "script", folder, only_if_path=True)
+    for key in WEIGHTS:
+        _anchor_key(table.get("synth"), key, folder, only_if_path=True)
     lists = [table.get(key) for key in ("score", "filters", "select")] + [source.get("keep") for source in sources]
     for step in [table.get("synth"), table.get("verify"), *(step for steps in lists for step in _tables(steps))]:
         _anchor_key(step, "use", folder, only_if_path=True)

@@ -68,11 +68,14 @@ class Model:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
-    """A LoRA adapter at a scale. `scale` is its one canonical decimal text: 0.2, never 0.20."""
+    """A model's weights moved along a direction. `scale` is its one canonical decimal text: 0.2, never 0.20."""
 
     name: str
     revision: str
+    """What proves the direction: the hash of an adapter, or of the two models between which the weights lie."""
     scale: str = "1"
+    kind: Literal["lora", "merged", "served"] = "lora"
+    """A LoRA adapter; merged weights; or a name of which only the server knows what is behind it."""
 
 
 @dataclass(frozen=True, kw_only=True)

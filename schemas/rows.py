@@ -52,6 +52,8 @@ class Trace:
     """The key of the completion it is made of; None for a given trace."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """The method's own columns."""
+    verdict: "Verdict | None" = None
+    """Known without asking: a reference solution is right by what it is. None: it is verified like any other."""
 
     @property
     def id(self) -> str:
@@ -115,6 +117,32 @@ class Verdict:
     @property
     def correct(self) -> bool | None:
         return None if self.status == "undecided" else self.status == "equal"
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """`part` of `whole`, which is shown with its 95 % interval."""
+
+    part: int
+    whole: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """The mean of `count` numbers with this sum and sum of squares, shown with its 95 % interval."""
+
+    total: float
+    squares: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What a method says of its whole dataset, for the card and the screen; the keys of the first row are the columns."""
+
+    title: str
+    rows: Sequence[Mapping[str, Share | Mean | str | int | float | None]]
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,9 +1,11 @@
 """A version's tables in the layouts of trainers. Each view is a function with the name of its format, `-` written `_`.
 
-    trl-sft     rows                         one row a chosen trace
+    trl-sft     rows                         one row a chosen trace; where rows are folded, of the table `traces`
     trl-dpo     samples, problems            one row a pair of answers to one prompt; without samples: rows, rejected, problems
     trl-grpo    problems                     one row a problem of which a trace was chosen: prompts that can be learnt from
     verl        problems                     the same, in verl's columns
+    mixchain-wide   rows                     one row a question in the published columns of MixChain
+    mixchain-long   traces                   one row a chain with alpha, beta and stage
 
 Column names are those that TRL 1.16 and verl 0.9 read. Conversations are lists of {"role", "content"} in every row, because TRL
 decides by the first row how to read them all; golds stay text, because Arrow cannot mix numbers and words.
@@ -46,7 +48,7 @@ def trl_sft(tables: Tables, *, form: Literal["messages", "prompt-completion"] = 
 
     Where the conversations have tools, `tools` follows as JSON text, which TRL reads.
     """
-    rows = _table(tables, "rows").sort("id")
+    rows = _chosen(tables).sort("id")
     tools = _tools_of(rows)
     if form == "messages":
         return rows.select("messages", *tools)
@@ -128,6 +130,64 @@ def verl(
     )
 
 
+def mixchain_wide(tables: Tables) -> pl.LazyFrame:
+    """The columns of horseee/MixChain-Z-PRM12K, for as many levels as there are.
+
+    question, answer (the worked solution, where the source has one), target (the final answer), solution_0 (the worked
+    solution again), solution_1 .., solution_1_token .., correct_1 ..
+    """
+    rows = _table(tables, "rows")
+    if "solution_1" not in (names := rows.collect_schema().names()):
+        raise RecipeError("this format needs rows of the method mixchain with layout = 'wide'; rows have no solution_1")
+    count = sum(name.startswith("solution_") and name[9:].isdecimal() for name in names)
+    levels = range(1, count)
+    return rows.sort("id").select(
+        *("question", "answer", "target", "solution_0"),
+        *(f"solution_{k}" for k in levels),
+        *(f"solution_{k}_token" for k in levels),
+        *(f"correct_{k}" for k in levels),
+    )
+
+
+def mixchain_long(
+    tables: Tables, *, stage_order: Literal["mean_length", "index"] = "mean_length", training: bool = False
+) -> pl.LazyFrame:
+    """One row a chain: problem_id, question, solution, solution_index, alpha, beta, stage, n_tokens, target.
+
+    `beta` is the strength at which CoT-Valve++ applies its adapter to the chain. `stage` is when CoT-Valve+P trains on it, 0
+    first: the longest column first, by `mean_length` over the dataset, ties by index, or by `index` as in the published sets.
+    `training` leaves out what nobody trains on: chains that are not right, and second copies of one text.
+    """
+    chains = _chosen(tables)
+    if "solution_index" not in chains.collect_schema().names():
+        raise RecipeError("this format needs traces of the method mixchain; these have no solution_index")
+    length = pl.col("n_tokens").mean() if stage_order == "mean_length" else pl.col("solution_index").first()
+    stages = (
+        chains.group_by("solution_index")
+        .agg(length.alias("length"))
+        .sort("length", "solution_index", descending=True)
+        .with_row_index("stage")
+        .select("solution_index", pl.col("stage").cast(pl.Int64))
+    )
+    if training:
+        chains = chains.filter(pl.col("correct") & pl.col("dup_of").is_null())
+    return (
+        chains.join(stages, on="solution_index")
+        .sort("problem_id", "solution_index")
+        .select(
+            *("problem_id", "question"),
+            pl.col("messages").list.last().struct.field("content").alias("solution"),
+            *("solution_index", "alpha", "beta", "stage", "n_tokens"),
+            pl.col("gold").alias("target"),
+        )
+    )
+
+
+def _chosen(tables: Tables) -> pl.LazyFrame:
+    """The chosen traces: `rows`, or `traces` where rows are folded."""
+    return tables["traces"] if "traces" in tables else _table(tables, "rows")
+
+
 def _table(tables: Tables, name: str) -> pl.LazyFrame:
     if name not in tables:
         raise RecipeError(
@@ -159,7 +219,7 @@ def _candidates(tables: Tables, role: str) -> tuple[pl.LazyFrame, pl.LazyFrame]:
         down = _table(tables, "rejected").filter(pl.col("id").is_not_null())
         down = down.select("id", "problem_id", pl.col("row").str.json_decode(_TRACE)).unnest("row")
         columns = ["id", "problem_id", "n_tokens", "finish_reason", "verdict", "messages"]
-        both = pl.concat([_table(tables, "rows").select(columns), down.select(columns)]).rename({"id": "key"})
+        both = pl.concat([_chosen(tables).select(columns), down.select(columns)]).rename({"id": "key"})
         text = pl.col("messages").list.last().struct.field("content")
         answers = both.with_columns(text.alias("text"))
     narrow = answers.select(

@@ -16,7 +16,7 @@ import msgspec
 
 from tracemill.schemas.errors import EngineLost, ProblemFailed, RequestRefused
 from tracemill.schemas.plugins import PromptLike
-from tracemill.schemas.request import Adapter, Completion, Message, Request, Sampling, TokenScores
+from tracemill.schemas.request import Adapter, Backend, Completion, Message, Request, Sampling, TokenScores
 from tracemill.schemas.rows import Problem, Verdict
 from tracemill.synth.journal import Journal
 from tracemill.synth.reply import never_closed
@@ -36,8 +36,8 @@ class Gate:
     The backend is started for the first request, so a run that only replays starts no engine.
     """
 
-    def __init__(self, role: Role) -> None:
-        self._backend = role.backend
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._started: asyncio.Task[None] | None = None
         self._closed: str | None = None
@@ -101,6 +101,10 @@ class Meter:
     tokens_replayed: int = 0
     truncated: int = 0
 
+    def begin_pass(self) -> None:
+        """Replays are counted anew: what an earlier pass over the problems drew comes out of the journal in each later one."""
+        self.samples_replayed, self.tokens_replayed = -self.samples_new, -self.tokens_new
+
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
@@ -126,15 +130,22 @@ class Workshop:
     meter: Meter = field(default_factory=Meter)
     held: int = 0
     """Bytes of completions that open problems hold."""
-    _gates: dict[str, Gate] = field(default_factory=dict)
+    loaded: str | None = None
+    """The scale whose merged weights are loaded in this pass over the problems; those of others wait for their own."""
+    _gates: dict[tuple[str, str | None], Gate] = field(default_factory=dict)
+    """By role, and by the scale of merged weights."""
     _stopped: str | None = None
 
-    def gate(self, role: Role) -> Gate:
-        if role.name not in self._gates:
-            gate = self._gates[role.name] = Gate(role)
+    def gate(self, role: Role, adapter: Adapter | None = None) -> Gate:
+        backend = role.backend_of(adapter)
+        own = adapter.scale if adapter is not None and backend is not role.backend else None
+        if own is not None and own != self.loaded:
+            raise Stopped(f"the weights at {own} are loaded in another pass")
+        if (role.name, own) not in self._gates:
+            gate = self._gates[role.name, own] = Gate(backend)
             if self._stopped is not None:
                 gate.close(self._stopped)
-        return self._gates[role.name]
+        return self._gates[role.name, own]
 
     def stop(self, why: str) -> None:
         """Let no further request in; what is in flight may finish."""
@@ -142,18 +153,39 @@ class Workshop:
         for gate in self._gates.values():
             gate.close(why)
 
+    def passes(self) -> list[str]:
+        """The scales of merged weights, each of which takes a pass over the problems; empty where one pass does it all."""
+        return list(dict.fromkeys(scale for role in self.roles.values() for scale in role.passes()))
+
+    async def unload(self, scale: str) -> None:
+        """Make room: the merged weights at `scale` are not asked any more."""
+        for role in self.roles.values():
+            level = role.levels.get(scale)
+            if level is not None and level.backend is not None:
+                await level.backend.close()
+
     def worth_opening(self) -> int:
         """How many problems are worth having open: each has a request in flight or verdicts to wait for."""
-        return max((role.backend.at_once for role in self.roles.values()), default=256)
+        return max((backend.at_once for backend in self._at_work()), default=256)
+
+    def notes(self) -> list[str]:
+        """What the backends want a person to see now."""
+        return [note for backend in self._at_work() for note in backend.progress()]
 
     def gpus(self) -> int:
         """GPUs that the build occupies, by what its backends say; at least 1."""
-        return max(1, sum(int(role.backend.facts().get("gpus", 1)) for role in self.roles.values()))
+        return max(1, sum(int(backend.facts().get("gpus", 1)) for backend in self._at_work()))
+
+    def _at_work(self) -> list[Backend]:
+        """The backends of this pass: of a role whose levels are merged weights, that of the level which is loaded."""
+        levels = [(role, role.levels.get(self.loaded or "")) for role in self.roles.values()]
+        return [level.backend if level and level.backend else role.backend for role, level in levels]
 
     async def close(self) -> None:
         """Stop the engines and the verifier; the journal stays open for whoever reads it next."""
         for role in self.roles.values():
-            await role.backend.close()
+            for backend in role.backends():
+                await backend.close()
         self.verifier.close()
 
     def engine(self, problem: Problem) -> "ProblemEngine":
@@ -202,7 +234,7 @@ class ProblemEngine:
         self._note(requests)
         found = await self.shop.journal.get([request.key for request in requests])
         known = {key: value for key, value in found.items() if isinstance(value, Completion)}
-        drawn = iter(await _all(self._complete(asked, request) for request in requests if request.key not in known))
+        drawn = iter(await together(self._complete(asked, request) for request in requests if request.key not in known))
         answers = [self._replayed(known[r.key]) if r.key in known else next(drawn) for r in requests]
         self.drawn.extend(_drawn(asked, r, c) for r, c in zip(requests, answers, strict=True))
         size = sum(len(c.text) + 4 * c.n_tokens for c in answers)
@@ -233,15 +265,38 @@ class ProblemEngine:
         known = (await self.shop.journal.get([request.key])).get(request.key)
         if isinstance(known, TokenScores):
             return known
-        async with self.shop.gate(asked).entered():
-            scores = await _unless_refused(asked.backend.score(request))
+        async with self.shop.gate(asked, adapter).entered():
+            scores = await _unless_refused(asked.backend_of(adapter).score(request))
         await self.shop.journal.put(request.key, scores)
         return scores
 
-    async def verify(self, text: str, gold: str | None, *, truncated: bool = False) -> Verdict:
+    async def verify(self, text: str | Completion, gold: str | None, *, truncated: bool = False) -> Verdict:
         """See schemas/plugins.py."""
         solver = self.shop.roles.get("solver")
-        return (await self.verify_all([(text, truncated, solver is not None and solver.opens_thought)], gold))[0]
+        opened = solver is not None and solver.opens_thought
+        if isinstance(text, str):
+            return (await self.verify_all([(text, truncated, opened)], gold))[0]
+        if text.key not in self.verdicts:
+            self.verdicts[text.key] = (await self.verify_all([(text.text, text.truncated, opened)], gold))[0]
+        return self.verdicts[text.key]
+
+    async def verifiable(self, gold: str | None) -> bool:
+        """See schemas/plugins.py."""
+        if gold is None or not gold.strip():
+            return False
+        if (probe := self.shop.verifier.probe(gold)) is None:
+            return True
+        known = self.shop.verifier.quick_answer(probe, gold, options=self.problem.options)
+        return (known or await self._compare(probe, gold)).correct is not None
+
+    def level(self, scale: str, role: str = "solver") -> Adapter:
+        """See schemas/plugins.py."""
+        levels = self._role(role).levels
+        if scale not in levels:
+            raise ProblemFailed(
+                f"the method asks {role!r} for level {scale!r}; it declared: {', '.join(levels) or 'none'}"
+            )
+        return levels[scale].adapter
 
     async def verify_all(self, texts: Iterable[tuple[str, bool, bool]], gold: str | None) -> list[Verdict]:
         """`verify` for each text, whether it was truncated, and whether it begins inside a thought.
@@ -270,6 +325,10 @@ class ProblemEngine:
     def conversation(self, prompt: PromptLike, role: str = "solver") -> tuple[Message, ...]:
         return self._role(role).conversation(prompt)
 
+    def counter(self, role: str = "solver") -> str | None:
+        asked = self.shop.roles.get(role)
+        return None if asked and asked.renderer else "words"
+
     def count_tokens(self, text: str, role: str = "solver") -> int:
         asked = self.shop.roles.get(role)
         return asked.count(text) if asked else len(text.split())
@@ -297,8 +356,8 @@ class ProblemEngine:
 
     async def _complete(self, role: Role, request: Request) -> Completion:
         meter = self.shop.meter
-        async with self.shop.gate(role).entered():
-            completion = _counted(role, await _unless_refused(role.backend.complete(request)))
+        async with self.shop.gate(role, request.adapter).entered():
+            completion = _counted(role, await _unless_refused(role.backend_of(request.adapter).complete(request)))
             await self.shop.journal.put(request.key, completion)
         meter.samples_new += 1
         meter.tokens_new += completion.n_tokens
@@ -346,7 +405,7 @@ async def _unless_refused(call: Awaitable[T]) -> T:
         raise ProblemFailed(f"the model's backend refuses a request of this problem: {refusal}") from refusal
 
 
-async def _all(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+async def together(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Every answer, in order. Where one fails the others are still waited for, and so journaled, before it is raised."""
     results = await asyncio.gather(*calls, return_exceptions=True)
     failures = [result for result in results if isinstance(result, BaseException)]

@@ -6,9 +6,12 @@ Nothing is started here; whatever is wrong is a RecipeError before the first tok
 import hashlib
 import json
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tracemill.schemas.errors import RecipeError
+from tracemill.schemas.levels import Levels
 from tracemill.schemas.own import function_of, load_file
 from tracemill.schemas.recipe import EngineTable, ModelTable, suggest
 from tracemill.schemas.request import Backend, Model, Sampling
@@ -16,6 +19,8 @@ from tracemill.synth.backends.scripted import Reply, Scripted, guess
 from tracemill.synth.fit import check_arguments_without_template, check_fit
 from tracemill.synth.render import Renderer
 from tracemill.synth.roles import THINK, Role
+from tracemill.synth.weights.adapters import Lora
+from tracemill.synth.weights.levels import Found, Level, Merged, find_levels, merged_folder
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "data" / "models"
 """The models that ship with tracemill."""
@@ -33,10 +38,19 @@ ENGINE_KEYS = {
 """What means something to each kind of engine; anything else would be accepted and ignored."""
 
 
-def open_role(name: str, model: ModelTable, engine: EngineTable, *, runtime: Path, reply: Reply | None = None) -> Role:
+def open_role(
+    name: str,
+    model: ModelTable,
+    engine: EngineTable,
+    *,
+    runtime: Path,
+    reply: Reply | None = None,
+    levels: Levels | None = None,
+) -> Role:
     """Resolve one role without starting anything; whatever is wrong is a RecipeError that names `models.<name>`.
 
-    `runtime` is the folder where a running engine leaves its record; `reply` answers in place of a script.
+    `runtime` is the folder where a running engine leaves its record; `reply` answers in place of a script; `levels` are the
+    other weights that the method asks this role for.
     """
     _check_engine_keys(name, model, engine)
     folder, revision = _find(name, model, engine, runtime)
@@ -55,7 +69,10 @@ def open_role(name: str, model: ModelTable, engine: EngineTable, *, runtime: Pat
         notes = check_fit(where, renderer, system=model.system, kwargs=kwargs, renders=send != "chat")
     elif send != "chat":
         check_arguments_without_template(f"models.{name}", model.chat_template_kwargs)
-    backend = _backend(name, model, engine, folder, runtime, reply)
+    found = Found(())
+    if levels is not None:
+        found = find_levels(levels, model, engine, folder, runtime, lambda key, what: _locate(key, what, runtime))
+    opened = _Opened(name, model, engine, runtime, reply)
     return Role(
         name=name,
         model=Model(
@@ -67,7 +84,7 @@ def open_role(name: str, model: ModelTable, engine: EngineTable, *, runtime: Pat
             max_model_len=model.max_model_len,
             template="server" if send == "chat" else renderer.identity if renderer else "plain-1",
         ),
-        backend=backend,
+        backend=opened.backend(folder, found),
         renderer=renderer,
         defaults=_drawing(model, renderer),
         send=send,
@@ -78,7 +95,37 @@ def open_role(name: str, model: ModelTable, engine: EngineTable, *, runtime: Pat
         run_seed=model.seed,
         seeds=model.seeds,
         notes=notes,
+        levels=opened.levels(found),
     )
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What a backend of this role is made of, whatever weights it runs on."""
+
+    name: str
+    model: ModelTable
+    engine: EngineTable
+    runtime: Path
+    reply: Reply | None
+
+    def backend(self, folder: Path | None, found: Found) -> Backend:
+        return _backend(self.name, self.model, self.engine, folder, self.runtime, self.reply, found)
+
+    def levels(self, found: Found) -> dict[str, Level]:
+        """The levels by scale; merged weights each with a backend that makes them when it starts."""
+        if found.line is None:
+            return {adapter.scale: Level(adapter) for adapter in found.adapters}
+        mixed = replace(
+            self, model=self.model.model_copy(update={"revision": None})
+        )  # it names the model's own weights
+        places = {adapter: merged_folder(self.runtime, adapter) for adapter in found.adapters}
+        return {
+            adapter.scale: Level(
+                adapter, Merged(found.line, adapter.scale, place, lambda made: mixed.backend(made, Found(())))
+            )
+            for adapter, place in places.items()
+        }
 
 
 def _check_engine_keys(name: str, model: ModelTable, engine: EngineTable) -> None:
@@ -121,7 +168,7 @@ def _find(role: str, model: ModelTable, engine: EngineTable, runtime: Path) -> t
     folder = _local(model.name)
     if folder is None:
         if engine.kind == "vllm":
-            return _from_hub(role, model)
+            return _from_hub(f"models.{role}.name", model.name, model.revision)
         return None, model.revision or "unverified"
     if engine.kind == "openai" and not folder.is_dir():
         return None, model.revision or "unverified"  # a server's name for its model may be a path on the server
@@ -169,17 +216,32 @@ def _hashes(known: Path | None) -> dict[str, str]:
         return {}
 
 
-def _from_hub(role: str, model: ModelTable) -> tuple[Path, str]:
+def _locate(key: str, name: str, runtime: Path) -> tuple[Path, str]:
+    """The folder of a model or an adapter that a recipe names under `key`, and what proves which it is."""
+    folder = _local(name)
+    if folder is None:
+        return _from_hub(key, name, None)
+    if not folder.is_dir():
+        raise RecipeError(
+            f"{key}: no folder {folder}; name a folder, a Hub id or one that ships: {', '.join(_embedded())}"
+        )
+    return folder, hash_folder(folder, runtime / "weights.hashes")
+
+
+def _embedded() -> list[str]:
+    return sorted(p.name for p in EMBEDDED.iterdir() if p.is_dir()) if EMBEDDED.is_dir() else []
+
+
+def _from_hub(key: str, name: str, revision: str | None) -> tuple[Path, str]:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    known = sorted(p.name for p in EMBEDDED.iterdir() if p.is_dir()) if EMBEDDED.is_dir() else []
     try:
-        folder = snapshot_download(model.name, revision=model.revision)
+        folder = snapshot_download(name, revision=revision)
     except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, ValueError, OSError) as error:
-        hint = suggest(model.name, known)
+        hint = suggest(name, _embedded())
         raise RecipeError(
-            f"models.{role}.name: {model.name!r} is neither an embedded model{hint}, nor a folder, nor to be had from the "
+            f"{key}: {name!r} is neither an embedded model{hint}, nor a folder, nor to be had from the "
             f"Hub: {str(error).strip().splitlines()[0]}"
         ) from error
     return Path(folder), Path(folder).name
@@ -219,7 +281,13 @@ def _template(role: str, given: str | None) -> str | None:
 
 
 def _backend(
-    role: str, model: ModelTable, engine: EngineTable, folder: Path | None, runtime: Path, reply: Reply | None
+    role: str,
+    model: ModelTable,
+    engine: EngineTable,
+    folder: Path | None,
+    runtime: Path,
+    reply: Reply | None,
+    found: Found,
 ) -> Backend:
     if engine.kind == "scripted":
         return _scripted(role, engine, reply)
@@ -236,6 +304,7 @@ def _backend(
         return OpenAI(
             engine.base_urls,
             served_model=model.name,
+            levels=tuple(adapter.name for adapter in found.adapters),
             send=engine.send,
             api_key=key,
             api_key_env=engine.api_key_env,
@@ -247,16 +316,22 @@ def _backend(
         )
     if folder is None:
         raise RecipeError(f"models.{role}.name: no files of {model.name!r} were found")
-    return _vllm(model, engine, folder, runtime)
+    return _vllm(model, engine, folder, runtime, found.loras)
 
 
-def _vllm(model: ModelTable, engine: EngineTable, folder: Path, runtime: Path) -> Backend:
+def _vllm(model: ModelTable, engine: EngineTable, folder: Path, runtime: Path, loras: Sequence[Lora]) -> Backend:
     from tracemill.synth.backends.vllm import Vllm
     from tracemill.synth.backends.vllm.args import check_installed
 
     check_installed()
     return Vllm(
-        folder, model=model, engine_args=engine.args, at_once=engine.at_once, stall=engine.stall, runtime=runtime
+        folder,
+        model=model,
+        engine_args=engine.args,
+        at_once=engine.at_once,
+        stall=engine.stall,
+        runtime=runtime,
+        loras=loras,
     )
 
 

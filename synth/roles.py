@@ -1,14 +1,15 @@
 """One model of a build, ready to be asked: its identity, how it is shown a prompt, and the backend that answers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import msgspec
 
-from tracemill.schemas.request import Backend, Message, Model, Prompt, Request, Sampling
+from tracemill.schemas.request import Adapter, Backend, Message, Model, Prompt, Request, Sampling
 from tracemill.synth.render import Renderer, plain
+from tracemill.synth.weights.levels import Level
 
 THINK = ("<think>", "</think>")
 """The delimiters of thoughts unless a recipe names others; a model that writes none is not affected."""
@@ -34,6 +35,25 @@ class Role:
     seeds: str = "request"
     notes: tuple[str, ...] = ()
     """What a person should know of its template and tokenizer."""
+    levels: Mapping[str, Level] = field(default_factory=dict)
+    """Other weights that the build's method asks this role for, by their scale."""
+
+    def backend_of(self, adapter: Adapter | None) -> Backend:
+        """What answers for these weights: merged ones have a backend of their own."""
+        level = self.levels.get(adapter.scale) if adapter else None
+        return level.backend if level and level.backend else self.backend
+
+    def backends(self) -> list[Backend]:
+        """The role's backend, and those of its merged weights."""
+        return [self.backend, *(level.backend for level in self.levels.values() if level.backend)]
+
+    def facts(self) -> dict[str, Any]:
+        """What the engine says of itself: that of the last merged weights, where only those were asked."""
+        return self.backends()[-1].facts()
+
+    def passes(self) -> list[str]:
+        """The scales whose weights are loaded one after another; empty where one backend serves all."""
+        return [scale for scale, level in self.levels.items() if level.backend is not None]
 
     def conversation(self, prompt: str | Sequence[Message]) -> tuple[Message, ...]:
         """The turns that are shown: the recipe's system prompt first, unless the conversation brings one."""
@@ -95,5 +115,6 @@ def _canonical(value: Any) -> str:
 
 
 def with_backend(role: Role, backend: Backend) -> Role:
-    """The same role on another backend."""
-    return replace(role, backend=backend)
+    """The same role on another backend, which answers for all its levels."""
+    levels = {scale: replace(level, backend=None) for scale, level in role.levels.items()}
+    return replace(role, backend=backend, levels=levels)

@@ -6,14 +6,10 @@ on, and what selectors and trainers choose from. One draw is one trace:
     {"id": "p7/solve-0003", "problem_id": "p7", "draw": 3, "messages": [{"role": "user", ...}, {"role": "assistant", ...}], ...}
 """
 
-from string import ascii_uppercase
-
 from tracemill.schemas.plugins import Engine
-from tracemill.schemas.request import Message, Sampling
+from tracemill.schemas.request import Sampling
 from tracemill.schemas.rows import Outcome, Problem, Trace
-
-PROMPT = "{question}\n\nPlease reason step by step, and put your final answer within \\boxed{}."
-"""As the Qwen2.5-Math and DeepSeek-R1 model cards ask for it."""
+from tracemill.synth.prompts import PROMPT, check_prompt, check_temperature, shown
 
 COLUMNS = {"draw": int}
 """The columns of its traces beyond the common ones."""
@@ -28,10 +24,8 @@ def check(*, n: int, prompt: str, temperature: float | None) -> None:
         raise ValueError(f"n = {n}: draw at least one solution")
     if n > MOST:
         raise ValueError(f"n = {n}: at most {MOST:,} solutions of each problem")
-    if "{question}" not in prompt:
-        raise ValueError(f"prompt = {prompt!r} has no place for the problem: write {{question}} where it belongs")
-    if temperature is not None and not 0 <= temperature <= 2:
-        raise ValueError(f"temperature = {temperature}: must lie between 0 and 2")
+    check_prompt(prompt)
+    check_temperature(temperature)
     if temperature == 0 and n > 1:
         raise ValueError(f"n = {n} draws at temperature 0 are one draw; use n = 1 or a temperature above 0")
 
@@ -44,7 +38,7 @@ async def sample(
     `prompt` shows the problem to the model, with {question} in its place and nothing else replaced; a problem that brings
     its own `messages` is shown as those. `temperature` is the model's own unless given.
     """
-    messages = problem.messages or (Message(role="user", content=prompt.replace("{question}", _question(problem))),)
+    messages = shown(problem, prompt)
     drawn = await engine.sample(messages, n=n, sampling=Sampling(temperature=temperature))
     model = engine.model_name()
     return Outcome(
@@ -53,9 +47,3 @@ async def sample(
             for draw, completion in enumerate(drawn)
         ]
     )
-
-
-def _question(problem: Problem) -> str:
-    """The question, with the options of a multiple choice under it: `A. Paris`."""
-    lettered = [f"{letter}. {text}" for letter, text in zip(ascii_uppercase, problem.options or (), strict=False)]
-    return "\n".join([problem.question, *lettered])

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from tracemill.pipelines import options
+from tracemill.pipelines import catalog, options
 from tracemill.pipelines.build import Built, build
 from tracemill.pipelines.store import Store
 from tracemill.schemas import errors
 from tracemill.schemas.recipe import Budget, EngineTable, ModelTable, Recipe, Source, VerifyTable, load_recipe
 from tracemill.schemas.request import Sampling
+from tracemill.synth import mixchain
 from tracemill.synth.models import open_role
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,6 +104,27 @@ def test_replies_of_ones_own_answer_in_place_of_the_script_that_ships(examples: 
     script = f"engine.script={examples / 'replies.py'}:reply"
     samples = built(examples, "source.0.limit=5", script).dataset.scan("samples").collect()
     assert all(text.startswith("I thought ") for text in samples["text"])
+
+
+# ---- mixchain.md
+
+
+def test_the_recipes_of_the_mixchain_guide_load_and_their_options_are_known(tmp_path: Path):
+    texts = blocks(read("mixchain.md"), "toml")
+    for text in texts:
+        file = tmp_path / re.match(r"# file: ([\w-]+\.toml)\n", text)[1]  # type: ignore[index]
+        file.write_text(text, encoding="utf-8")
+        recipe = load_recipe(file)
+        assert recipe.synth is not None
+        catalog.find("synth", recipe.synth)
+        for step in recipe.select:
+            catalog.find("selectors", step)
+    assert len(texts) == 2
+
+
+def test_the_mixchain_guide_names_every_column_of_its_traces():
+    named = {row[0].strip("`") for row in rows_of(section(read("mixchain.md"), "## What comes out"))}
+    assert set(mixchain.COLUMNS) <= named
 
 
 # ---- recipe.md

@@ -88,7 +88,7 @@ async def settle() -> None:
 def opened(at_once: int) -> tuple[Door, Visitors]:
     door = Door(at_once)
     door.ready.set()
-    return door, Visitors(Gate(role(door)))
+    return door, Visitors(Gate(door))
 
 
 # ---- the gate
@@ -173,7 +173,7 @@ async def test_a_closed_gate_turns_away_who_waits_and_lets_finish_who_is_inside(
 
 async def test_the_backend_is_started_once_by_the_first_who_comes():
     door = Door(at_once=9)
-    visitors = Visitors(Gate(role(door)))
+    visitors = Visitors(Gate(door))
     await settle()
     assert door.starts == 0
     await visitors.come(0, 1, 2)
@@ -190,7 +190,7 @@ async def test_the_backend_is_started_once_by_the_first_who_comes():
 async def test_a_start_that_fails_is_told_to_everybody_now_and_later():
     door = Door(at_once=9)
     door.failure = RecipeError("no such model")
-    visitors = Visitors(Gate(role(door)))
+    visitors = Visitors(Gate(door))
     await visitors.come(0, 1)
     door.ready.set()
     await settle()
@@ -201,7 +201,7 @@ async def test_a_start_that_fails_is_told_to_everybody_now_and_later():
 
 async def test_who_waits_for_the_start_is_not_let_in_once_the_gate_is_closed():
     door = Door(at_once=9)
-    visitors = Visitors(Gate(role(door)))
+    visitors = Visitors(Gate(door))
     await visitors.come(0, 1)
     visitors.gate.close("stopped while the engine was starting")
     door.ready.set()
@@ -212,7 +212,7 @@ async def test_who_waits_for_the_start_is_not_let_in_once_the_gate_is_closed():
 
 async def test_who_gives_up_during_the_start_does_not_stop_it():
     door = Door(at_once=9)
-    visitors = Visitors(Gate(role(door)))
+    visitors = Visitors(Gate(door))
     await visitors.come(0, 1)
     visitors.tasks[0].cancel()
     door.ready.set()

@@ -27,7 +27,7 @@ MAY_IMPORT = {
 }
 HEAVY = {"vllm", "torch", "datasets", "transformers", "sympy", "math_verify", "prefect", "dask", "distributed"}
 MACHINERY = {
-    "synth": {"engine", "fit", "journal", "models", "render", "reply", "roles"},
+    "synth": {"engine", "fit", "journal", "models", "prompts", "render", "reply", "roles"},
     "filters": {"bounds"},
     "selectors": set[str](),
 }

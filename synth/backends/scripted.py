@@ -31,7 +31,7 @@ class Scripted:
     lose_after: int | None = None
     """The backend is gone once so many requests were answered."""
     at_once: int = 1024
-    capabilities: frozenset[Capability] = frozenset({"complete", "prefix", "logprobs", "score"})
+    capabilities: frozenset[Capability] = frozenset({"complete", "prefix", "logprobs", "score", "adapter"})
     asked: list[Request] = field(default_factory=list)
     remember: bool = True
     answered: int = 0

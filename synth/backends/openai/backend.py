@@ -44,6 +44,7 @@ class OpenAI:
         base_urls: Sequence[str],
         *,
         served_model: str,
+        levels: Sequence[str] = (),
         send: Send = "chat",
         api_key: str | None = None,
         api_key_env: str | None = None,
@@ -54,7 +55,9 @@ class OpenAI:
         patience: float = 60.0,
         think: tuple[str, str] = ("<think>", "</think>"),
     ) -> None:
-        """`at_once` holds for each endpoint; `api_key_env` is the variable the key came from, for error messages.
+        """`levels` are served names of other weights that requests ask for by their adapter; then only these have to be served.
+
+        `at_once` holds for each endpoint; `api_key_env` is the variable the key came from, for error messages.
 
         `timeout` are the seconds from first sending to the answer, retries included; then the request is refused.
         After `stall` seconds without a token an endpoint counts as hung, and after `patience` seconds with fewer than
@@ -66,10 +69,11 @@ class OpenAI:
             raise RecipeError(f"engine.min_endpoints = {min_endpoints}, but base_urls has {len(base_urls)}")
         fixed = None if at_once == "auto" else at_once
         endpoints = [Endpoint(i, url, api_key=api_key, at_once=fixed) for i, url in enumerate(base_urls, start=1)]
-        self.capabilities: frozenset[Capability] = frozenset({"complete", "prefix", "logprobs"})
+        self.capabilities: frozenset[Capability] = frozenset({"complete", "prefix", "logprobs", "adapter"})
         if send != "chat":
             self.capabilities |= {"score"}
         self._model = served_model
+        self._names = tuple(levels) or (served_model,)
         self._send = send
         self._path = "chat/completions" if send == "chat" else "completions"
         self._key_env = api_key_env
@@ -112,14 +116,14 @@ class OpenAI:
 
     async def complete(self, request: Request) -> Completion:
         """One completion, however many tries and endpoints it takes."""
-        fields = completion_fields(request, self._send, self._model)
+        fields = completion_fields(request, self._send, self._name(request))
 
         def read(body: bytes) -> Completion:
             if self._send == "chat":
                 completion, reply = read_chat(body, request, self._think)
             else:
                 completion, reply = read_text(body, request)
-            self._answered_as.add(reply.model or self._model)
+            self._answered_as.add(reply.model or self._name(request))
             if reply.system_fingerprint is not None:
                 self._fingerprints.add(reply.system_fingerprint)
             return completion
@@ -137,10 +141,11 @@ class OpenAI:
             )
         if not request.prefix:
             raise RequestRefused("nothing to score: the request has no prefix")
-        fields = score_fields(request, self._model)
+        name = self._name(request)
+        fields = score_fields(request, name)
         context = rendered(request.prompt)
         if isinstance(context, str):
-            context = await self._ask(score_fields(request, self._model, whole=False), read_prompt_ids)
+            context = await self._ask(score_fields(request, name, whole=False), read_prompt_ids)
         return await self._ask(fields, lambda body: read_scores(body, context, request.sampling.logprobs or 0))
 
     async def close(self) -> None:
@@ -156,7 +161,7 @@ class OpenAI:
             "engine": "openai",
             "send": self._send,
             "endpoints": len(self._pool.endpoints),
-            "served_model": self._model,
+            "served_model": self._model if self._names == (self._model,) else list(self._names),
             "model_verified": self._verified,
             "answered_as": sorted(self._answered_as),
             "server_versions": sorted(self._versions),
@@ -220,9 +225,17 @@ class OpenAI:
             return lost
         return RecipeError(str(lost).removesuffix(" to resume"))
 
+    def _name(self, request: Request) -> str:
+        """The served name of the weights that are asked for."""
+        if request.adapter is None:
+            return self._model
+        if request.adapter.name not in self._names:
+            raise RequestRefused(f"{request.adapter.name!r} is none of the served levels {', '.join(self._names)}")
+        return request.adapter.name
+
     def _one_token(self) -> Probe:
         """The smallest thing that proves a server writes."""
-        fields: dict[str, Any] = {"model": self._model, "max_tokens": 1, "temperature": 0.0}
+        fields: dict[str, Any] = {"model": self._names[0], "max_tokens": 1, "temperature": 0.0}
         if self._send == "chat":
             return self._path, fields | {"messages": [{"role": "user", "content": "1"}]}
         return self._path, fields | {"prompt": "1" if self._send == "text" else [1]}
@@ -264,11 +277,12 @@ class OpenAI:
             served = [model.id for model in msgspec.json.decode(body, type=_Models).data]
         except msgspec.DecodeError:
             return f"{endpoint} answers GET /models with something else than a list of models; is it the base URL?"
-        if self._model in served:
+        if not (missing := [name for name in self._names if name not in served]):
             return None
-        close = difflib.get_close_matches(self._model, served, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else "write one of these as model.name"
-        return f"{endpoint} does not serve {self._model!r}; it serves {served}; {hint}"
+        close = difflib.get_close_matches(missing[0], served, n=1)
+        key = "model.name" if missing[0] == self._model else "synth.served"
+        hint = f"did you mean {close[0]!r}?" if close else f"write one of these as {key}"
+        return f"{endpoint} does not serve {missing[0]!r}; it serves {served}; {hint}"
 
     def _key_advice(self) -> str:
         if self._key_env is None:

@@ -3,12 +3,13 @@
 import importlib.metadata
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import ModelTable
+from tracemill.synth.weights.adapters import Lora
 
 MODEL_KEYS = ("dtype", "quantization", "kv_cache_dtype", "max_model_len", "revision", "tokenizer")
 """Engine arguments that stand under [model] in a recipe, because they change answers."""
@@ -27,10 +28,14 @@ UNKEYED = (
     *("logprobs_mode", "max_logprobs", "rope_scaling", "rope_theta"),
 )
 """Engine arguments that can change answers and have no place in a request's key."""
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What `max_lora_rank` may be."""
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
 
 
-def engine_args(path: Path | str, model: ModelTable, given: Mapping[str, Any]) -> dict[str, Any]:
+def engine_args(
+    path: Path | str, model: ModelTable, given: Mapping[str, Any], loras: Sequence[Lora] = ()
+) -> dict[str, Any]:
     """All arguments of the engine, or RecipeError naming the one that does not belong where it stands."""
     for name in given:
         if name in MODEL_KEYS:
@@ -43,7 +48,19 @@ def engine_args(path: Path | str, model: ModelTable, given: Mapping[str, Any]) -
             )
     # A folder is what the revision names already, and vLLM would take a weights hash for a Hub revision.
     settings = {name: getattr(model, name) for name in MODEL_KEYS if name != "revision" or not Path(path).exists()}
-    return {"model": str(path), **{name: value for name, value in settings.items() if value is not None}, **given}
+    said = {name: value for name, value in settings.items() if value is not None}
+    return {"model": str(path), **said, **_room_for(loras), **given}
+
+
+def _room_for(loras: Sequence[Lora]) -> dict[str, Any]:
+    """The rank that the largest adapter needs, of those that vLLM knows."""
+    if not loras:
+        return {}
+    rank = max(lora.rank for lora in loras)
+    fitting = next((known for known in RANKS if known >= rank), None)
+    if fitting is None:
+        raise RecipeError(f"adapter {loras[0].adapter.name} is of rank {rank}; vLLM serves at most {RANKS[-1]}")
+    return {"max_lora_rank": fitting}
 
 
 def check_model(model: Path | str, given: Mapping[str, Any]) -> bool:

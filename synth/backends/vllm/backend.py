@@ -16,12 +16,13 @@ from typing import Any, Literal
 
 from tracemill.schemas.errors import EngineLost, RecipeError, RequestRefused
 from tracemill.schemas.recipe import ModelTable
-from tracemill.schemas.request import Capability, Completion, Request, Sampling, TokenScores
+from tracemill.schemas.request import Adapter, Capability, Completion, Request, Sampling, TokenScores
 from tracemill.synth.backends.vllm import args as vllm_args
 from tracemill.synth.backends.vllm import guard
 from tracemill.synth.backends.vllm.process import HOST, HostProcess, last_words
 from tracemill.synth.backends.vllm.queue import Call, Queue
 from tracemill.synth.backends.vllm.wire import Abort, Answer, Ask, FromHost, Hiccup, Ready, Refusal, Scores, Setup
+from tracemill.synth.weights.adapters import Lora
 
 REBUILDS = 3
 """Rebuilds in a row, without an answer in between, after which the engine is lost."""
@@ -36,7 +37,7 @@ QUEUE = 0.25
 class Vllm:
     """Answers requests whose prompt is text or token ids. `start` it, and `close` it in the end."""
 
-    capabilities: frozenset[Capability] = frozenset({"complete", "prefix", "logprobs", "score"})
+    capabilities: frozenset[Capability] = frozenset({"complete", "prefix", "logprobs", "score", "adapter"})
 
     def __init__(
         self,
@@ -50,15 +51,18 @@ class Vllm:
         start_within: float = 3600.0,
         pause: float = 1.0,
         command: Sequence[str] = HOST,
+        loras: Sequence[Lora] = (),
     ) -> None:
         """Say what to run, or RecipeError for an engine argument that stands in the wrong place; nothing is started yet.
 
         `runtime` is a folder for logs and for records of running engines: share it between the builds of a store, so that
         each reaps what a killed one left. `stall` is the number of seconds without a token from any request after which
         the engine counts as hung. `pause` is the first wait between rebuilds that fail; it grows fourfold. `command` runs
-        the engine host.
+        the engine host. `loras` are the adapters at their scales that requests may ask for; all are loaded side by side.
         """
-        self._args = vllm_args.engine_args(model_path, model, engine_args or {})
+        self._args = vllm_args.engine_args(model_path, model, engine_args or {}, loras)
+        self._loras = {lora.adapter: str(lora.folder) for lora in loras}
+        self._runtime = runtime
         self._given, self._model_path = dict(engine_args or {}), model_path
         self._runtime, self._command = runtime, tuple(command)
         self._stall, self._start_within, self._pause = stall, start_within, pause
@@ -126,6 +130,10 @@ class Vllm:
     async def _ask(self, request: Request, *, score: bool) -> Answer | Scores:
         if self._lost is not None:
             raise EngineLost(self._lost)
+        if request.adapter is not None and request.adapter not in self._loras:
+            raise RequestRefused(
+                f"the engine has not loaded {request.adapter}; it has: {[*self._loras] or 'no adapters'}"
+            )
         ask = _frame(next(self._numbers), request, score)
         call = Call(ask, request.problem_id, asyncio.get_running_loop().create_future())
         self._queue.add(call)
@@ -171,12 +179,17 @@ class Vllm:
             load=self._queue.longest,
         )
         try:
-            ready = await host.start(Setup(self._args), self._start_within)
+            ready = await host.start(Setup(self._args, self._named_loras()), self._start_within)
         except BaseException:
             await host.close()
             raise
         self._host = host
         self._ready(ready)
+
+    def _named_loras(self) -> list[tuple[str, str]]:
+        """The adapters as the host wants them: at scale 0 first, which stands in for the model where that is needed."""
+        named = sorted((adapter.scale != "0", _lora_name(adapter), folder) for adapter, folder in self._loras.items())
+        return [(name, folder) for _, name, folder in named]
 
     def _ready(self, ready: Ready) -> None:
         self._facts = ready.facts
@@ -245,18 +258,20 @@ def _refuse(call: Call, why: str) -> None:
         call.answer.set_exception(RequestRefused(why))
 
 
+def _lora_name(adapter: Adapter) -> str:
+    return f"{adapter.name}@{adapter.scale}"
+
+
 def _frame(number: int, request: Request, score: bool) -> Ask:
-    if request.adapter is not None:
-        raise RequestRefused(
-            f"kind = 'vllm' does not serve adapters, and adapter {request.adapter.name!r} is asked for"
-        )
     prompt = request.prompt
     if not isinstance(prompt, str) and any(not isinstance(token, int) for token in prompt[:1]):
         raise RequestRefused("kind = 'vllm' takes text or token ids; messages are rendered before they come here")
     params = dict(_params(request.sampling))
     if request.seeds == "request":
         params["seed"] = request.rng_seed
-    return Ask(number, _plain(prompt), None if request.prefix is None else _plain(request.prefix), params, score)
+    prefix = None if request.prefix is None else _plain(request.prefix)
+    lora = None if request.adapter is None else _lora_name(request.adapter)
+    return Ask(number, _plain(prompt), prefix, params, score, lora)
 
 
 def _plain(text: Any) -> str | list[int]:

@@ -12,14 +12,16 @@ from typing import Any
 from tracemill.synth.backends.vllm.wire import Answer, Ask, Scores
 
 Top = tuple[tuple[tuple[int, float], ...], ...]
+Loras = Mapping[str | None, Any]
+"""vLLM's LoRARequest by adapter name; None, where it is there, stands for the model itself."""
 
 
 class BadArguments(Exception):
     """`[engine.args]` names what vLLM does not have."""
 
 
-def build(given: Mapping[str, Any]) -> tuple[Any, "Progress"]:
-    """An AsyncLLM with these arguments, and the counter of what it reads and writes."""
+def build(given: Mapping[str, Any], loras: int = 0) -> tuple[Any, "Progress"]:
+    """An AsyncLLM with these arguments and room for so many adapters, and the counter of what it reads and writes."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -29,7 +31,8 @@ def build(given: Mapping[str, Any]) -> tuple[Any, "Progress"]:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise BadArguments(f"[engine.args]: vLLM {version()[1]} has no engine argument {name!r}{hint}")
-    args = {"disable_log_stats": True, **(_cpu(given) if on_cpu() else {}), **given}
+    room = {"enable_lora": True, "max_loras": loras} if loras else {}
+    args = {"disable_log_stats": True, **room, **(_cpu(given) if on_cpu() else {}), **given}
     engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**args))
     return engine, Progress(engine)
 
@@ -64,9 +67,27 @@ def version() -> tuple[str, str]:
     return "vllm", str(vllm.__version__)
 
 
-async def warm_up(engine: Any, progress: "Progress") -> None:
+async def load(engine: Any, loras: Sequence[tuple[str, str]]) -> Loras:
+    """Every adapter, loaded before the first request: one that cannot be read ends a running engine with all it works on.
+
+    On CPUs a request for the model itself, in a batch with others for an adapter, gets the adapter too (vLLM 0.32); there
+    the first adapter, which has no effect, stands in for the model.
+    """
+    from vllm.lora.request import LoRARequest
+
+    loaded: dict[str | None, Any] = {}
+    for number, (name, folder) in enumerate(loras, start=1):
+        loaded[name] = LoRARequest(name, number, folder)
+        if not await engine.add_lora(loaded[name]):
+            raise BadArguments(f"vLLM {version()[1]} does not take the adapter in {folder}")
+    if loras and on_cpu():
+        loaded[None] = loaded[loras[0][0]]
+    return loaded
+
+
+async def warm_up(engine: Any, progress: "Progress", loras: Loras) -> None:
     """One small answer, so that the first kernels are built before anybody's patience is measured."""
-    requests = Requests(engine)
+    requests = Requests(engine, loras)
     params = {"max_tokens": 4, "temperature": 1.0, "seed": 0}
     await requests.answer(Ask(0, "1 + 1 =", None, params))
     if not progress.mark:
@@ -123,11 +144,11 @@ class Progress:
 class Requests:
     """Asks one engine."""
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: Any, loras: Loras) -> None:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        self._engine = engine
+        self._engine, self._loras = engine, loras
         self._params, self._final = SamplingParams, RequestOutputKind.FINAL_ONLY
         self._defaults = engine.model_config.get_diff_sampling_param()
         self._tokenizer: Any = None
@@ -142,7 +163,7 @@ class Requests:
 
     async def answer(self, ask: Ask) -> Answer:
         params = self._params(output_kind=self._final, **{**self._defaults, **ask.params})
-        output = await self._run(await self._tokens(ask), params, ask.id)
+        output = await self._run(await self._tokens(ask), params, ask)
         best = output.outputs[0]
         if best.finish_reason not in ("stop", "length"):
             raise RuntimeError(f"finish_reason is {best.finish_reason!r}")  # aborted: what there is is no sample
@@ -172,16 +193,17 @@ class Requests:
             prompt_logprobs=wanted,
             detokenize=False,
         )
-        output = await self._run(ids, params, ask.id)
+        output = await self._run(ids, params, ask)
         logprobs, top = _split(ids[start:], output.prompt_logprobs[start:], wanted)
         return Scores(ask.id, array("i", ids[start:]).tobytes(), logprobs, top)
 
-    async def _run(self, ids: list[int], params: Any, number: int) -> Any:
+    async def _run(self, ids: list[int], params: Any, ask: Ask) -> Any:
         prompt = {"prompt_token_ids": ids}
         if hasattr(self._engine, "renderer"):
             prompt["type"] = "token"  # type: ignore[assignment] # rendered already; raw prompts take a slow, deprecated way
         final = None
-        async for output in self._engine.generate(prompt, params, str(number)):
+        lora = self._loras.get(ask.lora)
+        async for output in self._engine.generate(prompt, params, str(ask.id), lora_request=lora):
             final = output
         if final is None:
             raise RuntimeError("the engine ended the request without an output")

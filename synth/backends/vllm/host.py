@@ -54,8 +54,9 @@ async def _serve(sock: socket.socket, setup: Setup) -> bool:
     wire = Frames(ToHost, frames.put_nowait, lambda: frames.put_nowait(None))
     await wire.attach(sock)
     try:
-        engine, progress = vllm_engine.build(setup.args)
-        await vllm_engine.warm_up(engine, progress)
+        engine, progress = vllm_engine.build(setup.args, len(setup.loras))
+        loras = await vllm_engine.load(engine, setup.loras)
+        await vllm_engine.warm_up(engine, progress, loras)
         ready = Ready(vllm_engine.facts(engine), engine.vllm_config.scheduler_config.max_num_seqs)
     except vllm_engine.BadArguments as error:
         wire.send(Unfit(str(error), said=True))
@@ -66,7 +67,7 @@ async def _serve(sock: socket.socket, setup: Setup) -> bool:
         wire.close()
         return True
     wire.send(ready)
-    host = Host(engine, wire)
+    host = Host(engine, wire, loras)
     beats = asyncio.create_task(host.beat(progress))
     while not isinstance(frame := await frames.get(), Stop | None):
         host.take(frame)
@@ -80,10 +81,10 @@ async def _serve(sock: socket.socket, setup: Setup) -> bool:
 class Host:
     """Requests in, answers out, a task each."""
 
-    def __init__(self, engine: Any, wire: Frames) -> None:
+    def __init__(self, engine: Any, wire: Frames, loras: "vllm_engine.Loras") -> None:
         self._engine, self._wire = engine, wire
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._requests = vllm_engine.Requests(engine)
+        self._requests = vllm_engine.Requests(engine, loras)
 
     def take(self, frame: ToHost) -> None:
         if isinstance(frame, Ask):

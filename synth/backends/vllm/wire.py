@@ -21,6 +21,8 @@ class Setup(msgspec.Struct, tag="setup", array_like=True, frozen=True):
 
     args: dict[str, Any]
     """Engine arguments that the recipe gives, the model and its settings among them."""
+    loras: list[tuple[str, str]] = []
+    """Name and folder of each adapter that is loaded before anything is asked. The first has no effect, its scale being 0."""
 
 
 class Ask(msgspec.Struct, tag="ask", array_like=True, frozen=True):
@@ -31,6 +33,8 @@ class Ask(msgspec.Struct, tag="ask", array_like=True, frozen=True):
     prefix: str | list[int] | None
     params: dict[str, Any]
     score: bool = False
+    lora: str | None = None
+    """The name of the adapter to run on; None is the model itself."""
 
 
 class Abort(msgspec.Struct, tag="abort", array_like=True, frozen=True):
