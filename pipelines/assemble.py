@@ -15,7 +15,7 @@ from tracemill.pipelines.staging import SAMPLE_REFS, Parts, Staged
 from tracemill.pipelines.store import Draft
 from tracemill.schemas.errors import CountsDiffer
 from tracemill.schemas.request import Completion
-from tracemill.schemas.tables import PROBLEMS, REJECTED, ROWS, SAMPLES
+from tracemill.schemas.tables import REJECTED, ROWS, SAMPLES, TOOLS
 from tracemill.synth.journal import Journal
 
 SAMPLE_BYTES = 32 << 20
@@ -35,7 +35,7 @@ def assemble(
     if plan.folds:
         draft.table("rows", *_folded(plan, chosen, _chosen_parts(staged.traces, decisions, chosen.names)))
     draft.table("rejected", REJECTED, _rejected(staged, decisions, source_rejections))
-    draft.table("problems", PROBLEMS, _problems(staged, decisions))
+    draft.table("problems", staged.problems.schema, _problems(staged, decisions))
     if plan.recipe.samples and plan.roles:
         draft.table("samples", SAMPLES, _samples(staged.samples, journal))
     for name, table in _own_tables(staged, decisions).items():
@@ -68,7 +68,7 @@ def _chosen(traces: Parts, decisions: Decisions) -> tuple[pa.Schema, Iterator[pl
     """Schema and batches of the chosen traces, in the order of their ids."""
     order = decisions.chosen["id"]
     wanted = _with_decision(traces.scan(), decisions.chosen)
-    schema = arrow_schema(wanted.collect_schema(), ROWS)
+    schema = arrow_schema(wanted.collect_schema(), traces.schema)
     if not order.is_sorted():  # ids that hold characters before '/' can sort unlike their problems
         return schema, iter([wanted.sort("id").collect().select(schema.names)])
     return schema, _chosen_parts(traces, decisions, schema.names)
@@ -96,8 +96,9 @@ def _folded(plan: Plan, schema: pa.Schema, chosen: Iterator[pl.DataFrame]) -> tu
     """Schema and batches of the rows that the method folds the chosen traces into, whole problems at a time."""
     nothing = pl.DataFrame(schema.empty_table())
     names = plan.fold(nothing.lazy()).collect_schema()
+    common = [field for field in schema if field.name in (*ROWS.names, TOOLS.name)]
     folded = arrow_schema(
-        names, pa.schema([field for field in ROWS if names.get(field.name) == nothing.schema[field.name]])
+        names, pa.schema([field for field in common if names.get(field.name) == nothing.schema[field.name]])
     )
 
     def batches() -> Iterator[pl.DataFrame]:
@@ -195,7 +196,7 @@ def _problems(staged: Staged, decisions: Decisions) -> Iterator[pl.DataFrame]:
             .otherwise("reason"),
         )
         seen += len(settled)
-        yield settled.select(PROBLEMS.names)
+        yield settled.select(staged.problems.schema.names)
     if seen != staged.problems.rows:
         raise CountsDiffer(f"problems: {staged.problems.rows:,} were staged and {seen:,} are written")
 

@@ -152,6 +152,12 @@ def _counts(manifest: Mapping[str, Any]) -> str:
         parts.append(
             "Every row that is not in `rows` stands in `rejected`, with its reason, the evidence and its content."
         )
+    roles = [count for count in manifest.get("roles", ()) if count["truncated"] or count["unclosed"]]
+    if roles:
+        head = ["role", "samples", "truncated", "thought never closed"]
+        lines = ([c["role"], f"{c['total']:,}", f"{c['truncated']:,}", f"{c['unclosed']:,}"] for c in roles)
+        parts.append(_table(head, lines))
+        parts.append("A truncated sample ran into the token limit and counts as wrong, whatever it boxed on the way.")
     return "\n\n".join(["## What became of what", *parts]) if parts else ""
 
 

@@ -9,23 +9,16 @@ import math
 from collections.abc import Mapping
 from datetime import date, datetime, time
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any
 
-from tracemill.pipelines.rawrow import pick, scalars, text_of
+from tracemill.pipelines.conversations import last_question, read_messages, read_tools
+from tracemill.pipelines.rawrow import Unusable, pick, scalars, text_of, wrong_type
 from tracemill.schemas.recipe import Source
 from tracemill.schemas.request import Message
 from tracemill.schemas.rows import Problem, qid
 
 _SHOWN = 200
 _ABSENT = object()
-
-
-class Unusable(Exception):
-    """A row that cannot become a problem: a short fixed reason, and what a person needs to agree."""
-
-    def __init__(self, reason: str, **evidence: Any) -> None:
-        super().__init__(reason)
-        self.reason, self.evidence = reason, evidence
 
 
 class Columns:
@@ -62,7 +55,7 @@ class Columns:
             return None
         text = None if isinstance(value, bool) else text_of(value)
         if text is None:
-            raise _wrong_type(self._source.id or "id", value, "text or a number")
+            raise wrong_type(self._source.id or "id", value, "text or a number")
         return text
 
     def problem(self, columns: Mapping[str, Any], problem_id: str | None) -> Problem:
@@ -91,7 +84,7 @@ class Columns:
         column = self.question or "question"
         text = _text(columns, column)
         if text is None and messages is not None:
-            text = next((turn["content"] for turn in reversed(messages) if turn["role"] == "user"), None)
+            text = last_question(messages)
         if text is None:
             raise Unusable("missing_question", column=column)
         if not text.strip():
@@ -124,33 +117,18 @@ class Columns:
             value = [value[label] for label in sorted(value) if value[label] is not None]
         texts = [text_of(option) for option in value] if isinstance(value, list | tuple) else []
         if not texts or any(text is None for text in texts):
-            raise _wrong_type(self._source.options, value, "a list of texts, or a text for each letter")
+            raise wrong_type(self._source.options, value, "a list of texts, or a text for each letter")
         return tuple(text for text in texts if text is not None)
 
     def _messages(self, columns: Mapping[str, Any]) -> tuple[Message, ...] | None:
         column = self._source.messages
         if column is None:
             return None
-        turns = _parsed(pick(columns, column))
-        if not isinstance(turns, list) or not turns:
-            raise (
-                _wrong_type(column, turns, "a list of {role, content}")
-                if turns
-                else Unusable("missing_messages", column=column)
-            )
-        messages = tuple(_message(turn, number, column) for number, turn in enumerate(turns, start=1))
-        if messages[-1]["role"] == "assistant" and not self.responses:
-            raise Unusable("ends_with_assistant", column=column, turns=len(messages))
-        return messages
+        return read_messages(pick(columns, column), column, answered=bool(self.responses))
 
     def _tools(self, columns: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...] | None:
         column = self._source.tools
-        tools = _parsed(pick(columns, column)) if column is not None else None
-        if not column or tools is None:
-            return None
-        if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-            raise _wrong_type(column, tools, "a list of objects, or JSON text of one")
-        return tuple(_whole(tool) for tool in tools)
+        return None if column is None else read_tools(pick(columns, column), column)
 
     def _responses(self, columns: Mapping[str, Any]) -> dict[str, str | None]:
         given: dict[str, str | None] = {}
@@ -158,45 +136,13 @@ class Columns:
             value = pick(columns, column)
             if isinstance(value, list | tuple):  # several draws of one model: generations
                 if any(not isinstance(text, str | None) for text in value):
-                    raise _wrong_type(column, value, "a text or a list of texts")
+                    raise wrong_type(column, value, "a text or a list of texts")
                 given |= {f"{column}[{number}]": text for number, text in enumerate(value)}
             elif (text := _text(columns, column)) is not None:
                 given[column] = text
         if self.responses and all(text is None for text in given.values()):
             raise Unusable("missing_response", columns=list(self.responses))
         return given
-
-
-def _message(turn: Any, number: int, column: str) -> Message:
-    if not isinstance(turn, Mapping):
-        raise _wrong_type(column, turn, "a list of {role, content}")
-    message = _whole(turn)
-    role, content = message.get("role"), message.setdefault("content", "")
-    if not isinstance(role, str) or not role:
-        raise Unusable("message_without_role", column=column, turn=number, keys=sorted(message))
-    if not isinstance(content, str) or not (content or message.get("tool_calls")):
-        raise Unusable("message_without_content", column=column, turn=number, found=type(content).__name__)
-    known = Message.__required_keys__ | Message.__optional_keys__
-    return cast("Message", {name: value for name, value in message.items() if name in known})
-
-
-def _whole(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the nulls that tables fill their columns with, at any depth."""
-    return {
-        name: _whole(inner) if isinstance(inner, Mapping) else [_whole(x) if isinstance(x, Mapping) else x for x in inner]
-        if isinstance(inner, list) else inner
-        for name, inner in value.items() if inner is not None
-    }  # fmt: skip
-
-
-def _parsed(value: Any) -> Any:
-    """Lists are often stored as JSON text."""
-    if isinstance(value, str):
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
-    return value
 
 
 def _present(value: Any) -> Any:
@@ -207,7 +153,7 @@ def _present(value: Any) -> Any:
 def _text(columns: Mapping[str, Any], column: str) -> str | None:
     value = _present(pick(columns, column))
     if value is not None and not isinstance(value, str):
-        raise _wrong_type(column, value, "text")
+        raise wrong_type(column, value, "text")
     return value
 
 
@@ -215,7 +161,7 @@ def _scalar(columns: Mapping[str, Any], column: str) -> str | None:
     value = _present(pick(columns, column))
     text = text_of(value)
     if value is not None and text is None:
-        raise _wrong_type(column, value, "text or a finite number")
+        raise wrong_type(column, value, "text or a finite number")
     return text
 
 
@@ -232,7 +178,3 @@ def _plain(value: Any) -> Any:
             return plain
         case other:
             return str(other)
-
-
-def _wrong_type(column: str, value: Any, wanted: str) -> Unusable:
-    return Unusable("wrong_type", column=column, found=type(value).__name__, wanted=wanted, value=repr(value)[:_SHOWN])

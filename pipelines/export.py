@@ -1,19 +1,23 @@
 """`tracemill export REF --to FORMAT --out DIR`: a version in the layout of a trainer, as a folder that `load_dataset` opens."""
 
 import inspect
+import json
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
 from tracemill.pipelines.durable import sync, watch_disk
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import suggest
+from tracemill.schemas.tables import MORE_OF_A_TURN, as_given
 from tracemill.schemas.views import View, view_named
 
 
@@ -58,9 +62,45 @@ def find_view(to: str, options: Mapping[str, Any]) -> View:
 def write_view(view: View, dataset_path: Path, file: Path) -> int:
     """Stream a view of the version at `dataset_path` to a Parquet file, synced; how many rows it has."""
     with watch_disk(file):
-        view(tables_of(dataset_path)).sink_parquet(file, compression="zstd", engine="streaming")
+        rows = view(tables_of(dataset_path))
+        talks = [name for name, dtype in rows.collect_schema().items() if _holds_more(dtype)]
+        plain = file.with_suffix(".plain") if talks else file
+        rows.sink_parquet(plain, compression="zstd", engine="streaming")
+        if talks:
+            _with_turns_as_given(plain, talks, file)
+            plain.unlink()
         sync(file)
-    return int(pl.scan_parquet(file).select(pl.len()).collect().item())
+    return pq.read_metadata(file).num_rows
+
+
+def _holds_more(dtype: pl.DataType) -> bool:
+    """Whether a column holds conversations whose turns have more than role and content."""
+    turn = dtype.inner if isinstance(dtype, pl.List) else None
+    names = {field.name for field in turn.fields} if isinstance(turn, pl.Struct) else set()
+    return bool(names & MORE_OF_A_TURN.keys())
+
+
+def _with_turns_as_given(plain: Path, talks: Sequence[str], file: Path) -> None:
+    """Copy a view with every turn as the JSON object that it was, which `datasets` gives to a trainer as such.
+
+    A template would take the nulls of a column for values, and the text of arguments for a text.
+    """
+    source = pq.ParquetFile(plain)
+    turns = pa.list_(pa.json_())
+    named = source.schema_arrow
+    schema = pa.schema([pa.field(column.name, turns) if column.name in talks else column for column in named])
+    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for batch in source.iter_batches(batch_size=1024):
+            columns = [_as_json(batch[name]) if name in talks else batch[name] for name in schema.names]
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+
+
+def _as_json(conversations: Any) -> Any:
+    texts = [
+        None if turns is None else [json.dumps(as_given(turn), ensure_ascii=False) for turn in turns]
+        for turns in conversations.to_pylist()
+    ]
+    return pa.array(texts, pa.list_(pa.string())).cast(pa.list_(pa.json_()))
 
 
 def tables_of(dataset_path: Path) -> dict[str, pl.LazyFrame]:

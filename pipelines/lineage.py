@@ -11,7 +11,8 @@ from tracemill.pipelines.accuracy import Estimate, accuracy_table
 from tracemill.pipelines.card import CardFacts, CardTable
 from tracemill.pipelines.catalog import Plugin
 from tracemill.pipelines.curate import Decisions
-from tracemill.pipelines.manifest import Count, Determinism, MadeFrom, ModelFacts, SourceFacts
+from tracemill.pipelines.manifest import Count, Determinism, MadeFrom, ModelFacts, SampleCounts, SourceFacts
+from tracemill.pipelines.outcomes import RoleCounts
 from tracemill.pipelines.plan import Plan, code_hash
 from tracemill.pipelines.sources import source_name
 from tracemill.pipelines.staging import Staged
@@ -92,6 +93,7 @@ def made_from(
         problems=_outcomes(staged, decisions),
         counts=_counts(staged, decisions, lost),
         samples={"new": tally.meter.samples_new, "replayed": tally.meter.samples_replayed},
+        roles=[_sample_counts(staged.counts[role]) for role in sorted(staged.counts)],
         tokens={"new": tally.meter.tokens_new, "replayed": tally.meter.tokens_replayed},
         accuracy=accuracy,
         determinism=determinism(plan),
@@ -197,6 +199,17 @@ def _sources(plan: Plan, hashes: Sequence[str], staged: Staged) -> list[SourceFa
         SourceFacts(name=source_name(s), sha256=digest, licence=s.licence, rows=counted.get(source_name(s), 0))
         for s, digest in zip(plan.recipe.source, hashes, strict=True)
     ]
+
+
+def _sample_counts(c: RoleCounts) -> SampleCounts:
+    return SampleCounts(
+        role=c.role,
+        total=c.total,
+        correct=c.correct,
+        undecided=c.undecided,
+        truncated=c.truncated,
+        unclosed=c.unclosed,
+    )
 
 
 def _outcomes(staged: Staged, decisions: Decisions) -> dict[str, int]:

@@ -62,6 +62,18 @@ class Count(TypedDict):
     rows: int
 
 
+class SampleCounts(TypedDict):
+    """The samples of one role; `given` for traces that the source brings. All but `total` stand inside it."""
+
+    role: str
+    total: int
+    correct: int
+    undecided: int
+    truncated: int
+    unclosed: int
+    """Thoughts that never closed: cut off, or ended in the middle."""
+
+
 class MadeFrom(TypedDict, total=False):
     """What the builder knows. All of it is provenance: none of it is in the version id, which has `identity` for that."""
 
@@ -77,6 +89,8 @@ class MadeFrom(TypedDict, total=False):
     counts: Sequence[Count]
     samples: Mapping[str, int]
     """`new` and `replayed`."""
+    roles: Sequence[SampleCounts]
+    """What became of the samples of each role, whatever became of their problems."""
     tokens: Mapping[str, int]
     accuracy: Sequence[Mapping[str, Any]]
     """pass@k and maj@k by difficulty, a row each."""

@@ -9,8 +9,9 @@ import msgspec
 from tracemill.pipelines.plan import Plan
 from tracemill.schemas.errors import ProblemFailed, RecipeError
 from tracemill.schemas.rows import Outcome, Problem, Rejection, Trace, Verdict
+from tracemill.schemas.tables import stored
 from tracemill.synth.engine import Drawn, ProblemEngine
-from tracemill.synth.reply import split_reasoning
+from tracemill.synth.reply import never_closed, split_reasoning
 from tracemill.synth.roles import THINK, Role
 
 
@@ -32,6 +33,13 @@ class RoleCounts(msgspec.Struct):
     total: int = 0
     undecided: int = 0
     truncated: int = 0
+    unclosed: int = 0
+    """Thoughts that never closed."""
+
+    def add(self, other: "RoleCounts") -> None:
+        """Count the samples of another problem too."""
+        for name in ("correct", "total", "undecided", "truncated", "unclosed"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 class Record(msgspec.Struct):
@@ -157,7 +165,9 @@ def _check_names(problem: Problem, traces: Sequence[Trace]) -> None:
 async def _verdicts(engine: ProblemEngine, problem: Problem, traces: Sequence[Trace]) -> list[Verdict]:
     """The verdicts that the method asked for itself, and those of all other traces."""
     known = [_known_verdict(engine, trace) for trace in traces]
-    texts = [(t.text, t.finish_reason == "length") for t, v in zip(traces, known, strict=True) if v is None]
+    solver = engine.shop.roles.get("solver")
+    unknown = [trace for trace, verdict in zip(traces, known, strict=True) if verdict is None]
+    texts = [(t.text, t.finish_reason == "length", _opened(solver, t)) for t in unknown]
     found = iter(await engine.verify_all(texts, problem.gold))
     return [verdict or next(found) for verdict in known]
 
@@ -169,15 +179,16 @@ def _known_verdict(engine: ProblemEngine, trace: Trace) -> Verdict | None:
 
 def _row(plan: Plan, problem: Problem, trace: Trace, verdict: Verdict | None) -> dict[str, Any]:
     solver = plan.roles.get("solver")
-    opened = solver is not None and trace.key is not None and solver.opens_thought
-    reasoning, content = split_reasoning(trace.text, solver.think if solver else THINK, opened=opened)
+    reasoning, content = split_reasoning(trace.text, solver.think if solver else THINK, opened=_opened(solver, trace))
     prompt = solver.conversation(trace.prompt) if solver else trace.prompt
-    turns = [*prompt, {"role": "assistant", "content": trace.text}]
+    turns = [*map(stored, prompt), {"role": "assistant", "content": trace.text}]
+    tools = {"tools": tools_text(problem)} if problem.tools else {}
     return {
         "id": trace.id,
         "problem_id": problem.problem_id,
         "question": problem.question,
-        "messages": [{"role": turn["role"], "content": turn["content"]} for turn in turns],
+        "messages": turns,
+        **tools,
         "reasoning": reasoning,
         "content": content,
         "answer": verdict.answer if verdict else None,
@@ -194,6 +205,16 @@ def _row(plan: Plan, problem: Problem, trace: Trace, verdict: Verdict | None) ->
         "key": trace.key,
         **trace.columns,
     }
+
+
+def _opened(solver: Role | None, trace: Trace) -> bool:
+    """Whether the text begins inside a thought, because the prompt that it answers opened one."""
+    return solver is not None and trace.key is not None and solver.opens_thought
+
+
+def tools_text(problem: Problem) -> str:
+    """The tools of a problem as the column `tools` has them."""
+    return msgspec.json.encode(problem.tools, enc_hook=dict).decode()
 
 
 def _counter(solver: Role | None, trace: Trace) -> str:
@@ -228,6 +249,7 @@ def _counts(drawn: Sequence[Drawn], verdicts: Mapping[str, Verdict]) -> list[Rol
         verdict = verdicts.get(sample.key)
         count.total += 1
         count.truncated += sample.truncated
+        count.unclosed += sample.unclosed
         count.correct += verdict is not None and verdict.status == "equal"
         count.undecided += verdict is None or verdict.status == "undecided"
     return [counts[role] for role in sorted(counts)]
@@ -244,5 +266,6 @@ def _counts_of_given(traces: Sequence[Trace], verdicts: Sequence[Verdict]) -> li
             total=len(traces),
             undecided=sum(v.status == "undecided" for v in verdicts),
             truncated=sum(t.finish_reason == "length" for t in traces),
+            unclosed=sum(never_closed(t.text, THINK) for t in traces),
         )
     ]

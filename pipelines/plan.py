@@ -115,6 +115,7 @@ def resolve(recipe: Recipe, *, given: bool = False, runtime: Path, reply: Reply 
         verifier=_verifier(recipe),
     )
     _check_capabilities(plan)
+    _check_tools(plan)
     _check_budget(plan)
     check_steps(plan)
     return plan
@@ -194,6 +195,20 @@ def _check_capabilities(plan: Plan) -> None:
                         f"{plugin.name} needs {capability!r} of the role {role!r}, and an engine of kind {kind!r} as it is set "
                         f"up cannot do it; it can: {', '.join(sorted(plan.roles[role].backend.capabilities))}"
                     )
+
+
+def _check_tools(plan: Plan) -> None:
+    """Refuse tools that no prompt would show."""
+    solver = plan.roles.get("solver")
+    if solver is None or solver.send == "chat":
+        return
+    for index, source in enumerate(plan.recipe.source):
+        if source.tools is not None and (solver.renderer is None or "tools" not in solver.renderer.reads):
+            of = f"the chat template of {solver.renderer.name}" if solver.renderer else "the plain layout"
+            raise RecipeError(
+                f"source.{index}.tools: {of} shows no tools, so the model would never see them; name a template that does "
+                "(models.solver.template), or take `tools` out"
+            )
 
 
 def _check_budget(plan: Plan) -> None:

@@ -4,10 +4,11 @@ The probes of a preview are real samples of the build's first problems: they are
 """
 
 import asyncio
+import json
 import math
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -23,6 +24,7 @@ from tracemill.pipelines.synthesize import synthesize
 from tracemill.schemas.recipe import EngineTable, Recipe
 from tracemill.schemas.request import Completion, Request
 from tracemill.schemas.rows import Problem
+from tracemill.schemas.tables import stored
 from tracemill.synth.backends.scripted import Scripted
 from tracemill.synth.engine import Stopped, Workshop
 from tracemill.synth.journal import Journal
@@ -48,6 +50,7 @@ def check(recipe: Recipe, store: Store) -> Iterator[str]:
             f"model     {name}: {role.model.name} at {role.model.revision}, prompts {role.model.template}, "
             f"temperature {drawing.temperature}, top_p {drawing.top_p}, max_tokens {drawing.max_tokens}"
         )
+        yield from _prompt_side(role)
         for level in role.levels.values():
             at = level.adapter
             yield f"level     {name}: {at.kind} {at.name} at {at.scale}, {at.revision}"
@@ -55,6 +58,18 @@ def check(recipe: Recipe, store: Store) -> Iterator[str]:
     steps += [f"{plugin.name}({_shown(plugin.options)})" for plugin in (*plan.filters, *plan.selectors)]
     yield f"steps     {' -> '.join(steps)}"
     yield "the recipe can be built"
+
+
+def _prompt_side(role: Role) -> Iterator[str]:
+    """What is shown to a model beside the question, and how its thoughts are told from its answer."""
+    if role.system is not None:
+        yield f"  system    {role.system!r}"
+    for name, value in (role.template_kwargs or {}).items():
+        yield f"  template  {name} = {json.dumps(value)}"
+    opened = "; the prompt opens the thought" if role.opens_thought else ""
+    yield f"  thoughts  between {role.think[0]} and {role.think[1]}{opened}"
+    for note in role.notes:
+        yield f"  note      {note}"
 
 
 async def _reach(plan: Plan) -> None:
@@ -77,6 +92,9 @@ def preview(recipe: Recipe, store: Store, *, n: int) -> Iterator[str]:
         Journal(store.journal_folder) as journal,
     ):
         read_problems(plan, store, spool, Report())
+        for name, role in plan.roles.items():
+            yield f"--- {name}: {role.model.name}"
+            yield from _prompt_side(role)
         for problem in islice(spool.problems(), n):
             yield f"--- prompt of {problem.problem_id}"
             yield asyncio.run(_first_prompt(plan, problem))
@@ -112,7 +130,19 @@ def _text(role: Role, request: Request) -> str:
         return role.renderer.tokenizer.decode(
             [t for t in request.prompt if isinstance(t, int)], skip_special_tokens=False
         )
-    return "\n".join(f"[{turn['role']}] {turn['content']}" for turn in request.prompt if not isinstance(turn, int))
+    return "\n".join(_turns(request))
+
+
+def _turns(request: Request) -> Iterator[str]:
+    """What a server that renders is sent."""
+    for what, text in (("tools", request.tools), ("chat_template_kwargs", request.template_kwargs)):
+        if text is not None:
+            yield f"[{what}] {text}"
+    for turn in request.prompt:
+        if isinstance(turn, Mapping):
+            said = stored(turn)
+            more = {name: value for name, value in said.items() if name not in ("role", "content")}
+            yield f"[{said['role']}] {said['content']}{' ' + json.dumps(more, ensure_ascii=False) if more else ''}"
 
 
 @dataclass

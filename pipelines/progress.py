@@ -145,6 +145,8 @@ class Panel(Report):
         grid.add_row("samples", f"{shot['samples_new']:,} new", f"{shot['samples_replayed']:,} replayed")
         grid.add_row("tokens", f"{shot['tokens_new']:,} new", f"{shot['tokens_per_second']:,.0f} a second")
         grid.add_row("left", span(shot["eta_seconds"]), _clock(shot["eta_seconds"]))
+        if shot["truncated"]:
+            grid.add_row("truncated", f"{shot['truncated']:,} new", "ran into max_tokens")
         for reason, count in tally.reasons.most_common(5):
             grid.add_row("not right" if reason in ("wrong", "undecided") else "turned down", f"{count:,}", reason)
         for note in (*tally.notes, *([f"stopping: {tally.stopped}"] if tally.stopped else [])):
@@ -164,6 +166,7 @@ def snapshot(tally: Tally) -> dict[str, Any]:
         "traces": tally.rows,
         "samples_new": tally.meter.samples_new,
         "samples_replayed": max(0, tally.meter.samples_replayed),  # below 0 while a pass replays what the last one drew
+        "truncated": tally.meter.truncated,
         "tokens_new": tally.meter.tokens_new,
         "tokens_per_second": tally.meter.tokens_new / elapsed,
         "elapsed_seconds": elapsed,
@@ -177,8 +180,9 @@ def line(tally: Tally) -> str:
     """One line that says how far a run is."""
     shot = snapshot(tally)
     reasons = ", ".join(f"{reason[:60]} {count:,}" for reason, count in tally.reasons.most_common(4))
+    cut = f"{shot['truncated']:,} truncated, " if shot["truncated"] else ""
     return (
-        f"{tally.done:,}/{tally.total:,} problems, samples {shot['samples_new']:,} new {shot['samples_replayed']:,} replayed, "
+        f"{tally.done:,}/{tally.total:,} problems, samples {shot['samples_new']:,} new {shot['samples_replayed']:,} replayed, {cut}"
         f"{shot['tokens_per_second']:,.0f} tok/s, left {span(shot['eta_seconds'])}{f', {reasons}' if reasons else ''}"
     )
 

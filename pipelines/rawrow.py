@@ -16,6 +16,7 @@ EXCERPT = 4096
 """Characters of a row that cannot be parsed that its rejection shows."""
 KEPT = 1 << 20
 """Characters up to which the rejection of a parsed row holds it whole."""
+_SHOWN = 200
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -53,6 +54,19 @@ class BadRow:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     row: str = "null"
     file: str = ""
+
+
+class Unusable(Exception):
+    """A row that cannot become a problem: a short fixed reason, and what a person needs to agree."""
+
+    def __init__(self, reason: str, **evidence: Any) -> None:
+        super().__init__(reason)
+        self.reason, self.evidence = reason, evidence
+
+
+def wrong_type(column: str, value: Any, wanted: str) -> Unusable:
+    """A value of a type that its column may not have."""
+    return Unusable("wrong_type", column=column, found=type(value).__name__, wanted=wanted, value=repr(value)[:_SHOWN])
 
 
 def fault_in(columns: Mapping[str, Any], limits: Limits) -> tuple[str, dict[str, Any]] | None:

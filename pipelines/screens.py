@@ -72,8 +72,17 @@ def version_lines(manifest: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in manifest["problems"].items())
     yield f"problems  {sum(manifest['problems'].values()):,} ({outcomes})"
+    yield from _cut_off(manifest.get("roles", ()))
     tables = ", ".join(f"{name} {facts['rows']:,}" for name, facts in manifest["tables"].items())
     yield f"tables    {tables}"
+
+
+def _cut_off(roles: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """How many samples of each role ran into the token limit or never closed their thought; nothing where none did."""
+    for count in roles:
+        if count["truncated"] or count["unclosed"]:
+            truncated = f"{count['truncated']:,} of {count['total']:,} samples truncated"
+            yield f"cut off   {count['role']}: {truncated}, {count['unclosed']:,} thoughts never closed"
 
 
 def show_lines(dataset: Dataset) -> Iterator[str]:

@@ -17,14 +17,14 @@ from typing import Any
 
 import msgspec
 
-from tracemill.pipelines.columns import Columns, Unusable
-from tracemill.pipelines.rawrow import LIMITS, BadRow, Limits, Row, json_text, pick
+from tracemill.pipelines.columns import Columns
+from tracemill.pipelines.rawrow import LIMITS, BadRow, Limits, Row, Unusable, json_text, pick
 from tracemill.pipelines.readers import Resolve, files_of, hub_batches, hub_commit, read_rows
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import Source, suggest
 from tracemill.schemas.rows import Problem
 
-VERSION = 2
+VERSION = 3
 """Of what this module makes of a row; in every source key, so that a change reads all sources again."""
 _PATIENCE = 1000
 """Rows without the question column after which it is misspelt rather than rare, and without an answer after which the source counts as having none."""

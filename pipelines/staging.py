@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 
 from tracemill.pipelines.collector import collected_rarely
 from tracemill.pipelines.durable import watch_disk
-from tracemill.pipelines.outcomes import Record
+from tracemill.pipelines.outcomes import Record, RoleCounts, tools_text
 from tracemill.schemas.errors import RecipeError
+from tracemill.schemas.request import Message
 from tracemill.schemas.rows import Problem
-from tracemill.schemas.tables import PROBLEMS, REJECTED, ROWS, SAMPLES
+from tracemill.schemas.tables import PROBLEMS, REJECTED, ROWS, SAMPLES, TOOLS, Talk, stored
 
 PART_ROWS, PART_BYTES = 4096, 32 << 20
 """A part is rows of Python objects until it is written, which take several times its bytes."""
@@ -38,19 +39,28 @@ SAMPLE_REFS = pa.schema(
 class Parts:
     """Rows of one kind, written to a folder of small Parquet files as they come.
 
-    The columns of `schema` come first with its types; columns beyond it take the type of what is in them.
+    The columns of `schema` come first with its types; columns beyond it take the type of what is in them. Where its column
+    `turns` holds conversations, they have the fields that `talk` saw in any of them, whichever part they stand in.
     """
 
-    def __init__(self, folder: Path, schema: pa.Schema) -> None:
+    def __init__(self, folder: Path, schema: pa.Schema, *, turns: str = "", talk: Talk | None = None) -> None:
         folder.mkdir(parents=True)
-        self.folder, self.schema = folder, schema
+        self.folder, self._plain = folder, schema
+        self._turns, self._talk = turns, talk or Talk()
         self.rows = 0
         self._pile: list[Mapping[str, Any]] = []
         self._bytes = self._written = 0
 
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns that are known beforehand, as far as the rows were seen."""
+        return self._talk.over(self._plain)
+
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
         for row in rows:
             self._pile.append(row)
+            if self._turns:
+                self._talk.see(row, self._turns)
             self._bytes += sum(len(value) for value in row.values() if isinstance(value, str))
             if len(self._pile) >= PART_ROWS or self._bytes >= PART_BYTES:
                 self.flush()
@@ -70,7 +80,7 @@ class Parts:
 
     def scan(self) -> pl.LazyFrame:
         """All rows, in order; a part that lacks another's column has nulls in it."""
-        frames = [pl.scan_parquet(file) for file in self.files()]
+        frames = [self._whole(pl.scan_parquet(file)) for file in self.files()]
         if not frames:
             return pl.DataFrame(self.schema.empty_table()).lazy()
         return pl.concat(frames, how="diagonal_relaxed")
@@ -79,12 +89,25 @@ class Parts:
         """The parts, one in memory at a time, each with the columns and types of the whole."""
         whole = self.scan().collect_schema().to_frame()
         for file in self.files():
-            yield pl.concat([whole, pl.read_parquet(file)], how="diagonal_relaxed")
+            yield pl.concat([whole, self._whole(pl.scan_parquet(file)).collect()], how="diagonal_relaxed")
+
+    def _whole(self, part: pl.LazyFrame) -> pl.LazyFrame:
+        """A part with the conversations of the whole: it was written before a later part held more."""
+        schema = self.schema
+        if schema.equals(self._plain):
+            return part
+        turns = pl.DataFrame(schema.empty_table()).schema[self._turns]
+        part = part.with_columns(pl.col(self._turns).cast(turns))  # by name: what a turn lacks becomes null
+        if TOOLS.name in schema.names and TOOLS.name not in part.collect_schema():
+            part = part.with_columns(pl.lit(None, pl.String).alias(TOOLS.name))
+        own = [name for name in part.collect_schema().names() if name not in schema.names]
+        return part.select(*schema.names, *own)
 
     def _table(self) -> pa.Table:
-        known = set(self.schema.names)
-        columns = [_declared(field, [row.get(field.name) for row in self._pile]) for field in self.schema]
-        table = pa.Table.from_arrays(columns, schema=self.schema)
+        schema = self.schema
+        known = set(schema.names)
+        columns = [_declared(field, [row.get(field.name) for row in self._pile]) for field in schema]
+        table = pa.Table.from_arrays(columns, schema=schema)
         for name in dict.fromkeys(name for row in self._pile for name in row if name not in known):
             table = table.append_column(name, _column([row.get(name) for row in self._pile]))
         return table
@@ -120,12 +143,16 @@ class Staged:
     refused: Parts = field(init=False)
     samples: Parts = field(init=False)
     tables: dict[str, Parts] = field(default_factory=dict)
+    talk: Talk = field(default_factory=Talk)
+    counts: dict[str, RoleCounts] = field(default_factory=dict)
+    """Over the samples of all problems, by role."""
 
     def __post_init__(self) -> None:
         if self.folder.exists():
             shutil.rmtree(self.folder)
-        self.traces = Parts(self.folder / "traces", pa.schema([*ROWS, *self.columns]))
-        self.problems = Parts(self.folder / "problems", PROBLEMS)
+        traces = pa.schema([*ROWS, *self.columns])
+        self.traces = Parts(self.folder / "traces", traces, turns="messages", talk=self.talk)
+        self.problems = Parts(self.folder / "problems", PROBLEMS, turns="prompt", talk=self.talk)
         self.refused = Parts(self.folder / "refused", REJECTED)
         self.samples = Parts(self.folder / "samples", SAMPLE_REFS)
 
@@ -139,6 +166,8 @@ class Staged:
         ]
         self.refused.add(sorted(refused, key=lambda row: row["id"] or ""))
         self.samples.add({**sample, "problem_id": pid} for sample in record.drawn)
+        for count in record.counts:
+            self.counts.setdefault(count.role, RoleCounts(count.role)).add(count)
         for name, rows in record.tables.items():
             if name not in self.tables:
                 self.tables[name] = Parts(self.folder / f"table-{name}", pa.schema([("problem_id", pa.string())]))
@@ -184,5 +213,10 @@ def _problem_row(problem: Problem, record: Record) -> dict[str, Any]:
             {"role": c.role, "correct": c.correct, "total": c.total, "undecided": c.undecided, "truncated": c.truncated}
             for c in record.counts
         ],
-        "prompt": record.prompt or [{"role": "user", "content": problem.question}],
+        "prompt": record.prompt or [stored(turn) for turn in _asked(problem)],
+        **({"tools": tools_text(problem)} if problem.tools else {}),
     }
+
+
+def _asked(problem: Problem) -> tuple[Message, ...]:
+    return problem.messages or (Message(role="user", content=problem.question),)

@@ -58,7 +58,8 @@ class Engine(Protocol):
     async def verify(self, text: str | Completion, gold: str | None, *, truncated: bool = False) -> Verdict:
         """Whether the final answer of `text` equals `gold`, as the recipe's `[verify]` says.
 
-        The verdict on a completion is kept with it: nobody compares it a second time.
+        `text` follows the solver's prompt: where that opens a thought, the text begins inside it. The verdict on a completion
+        is kept with it: nobody compares it a second time.
         """
         ...
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tracemill.schemas.errors import RecipeError
 
@@ -96,6 +96,18 @@ class ModelTable(_Table):
     quantization: str | None = None
     kv_cache_dtype: str | None = None
     max_model_len: Annotated[int, Field(gt=0)] | None = None
+
+    @field_validator("think")
+    @classmethod
+    def _two_marks(cls, think: tuple[str, str] | None) -> tuple[str, str] | None:
+        if think is None:
+            return think
+        opening, closing = think
+        if not opening.strip() or not closing.strip():
+            raise ValueError('think holds two marks, neither empty: think = ["<think>", "</think>"]')
+        if opening in closing or closing in opening:
+            raise ValueError(f"think: {opening!r} and {closing!r} hold one another, so nobody can tell them apart")
+        return think
 
 
 class EngineTable(_Table):

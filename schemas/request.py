@@ -19,7 +19,9 @@ class Message(TypedDict):
 
     role: str
     content: str
+    reasoning_content: NotRequired[str]
     tool_calls: NotRequired[list[dict[str, Any]]]
+    """[{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]: arguments as an object, whoever writes them out."""
     tool_call_id: NotRequired[str]
     name: NotRequired[str]
 

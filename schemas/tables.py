@@ -1,10 +1,100 @@
 """Arrow schemas of the tables that every version holds. Column names are a contract: docs/tables.md explains them."""
 
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
-MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+from tracemill.schemas.request import Message
+
+_CALL = pa.struct(
+    [
+        ("id", pa.string()),
+        ("type", pa.string()),
+        ("function", pa.struct([("name", pa.string()), ("arguments", pa.string())])),  # arguments: JSON text
+    ]
+)
+MORE_OF_A_TURN: Mapping[str, pa.DataType] = {
+    "reasoning_content": pa.string(),
+    "tool_calls": pa.list_(_CALL),
+    "tool_call_id": pa.string(),
+    "name": pa.string(),
+}
+"""What a turn of a given conversation may hold beside role and content, in the order of columns."""
+
+
+def turns_type(more: Iterable[str] = ()) -> pa.DataType:
+    """The type of a conversation whose turns hold these fields beside role and content."""
+    held = set(more)
+    plain = [("role", pa.string()), ("content", pa.string())]
+    return pa.list_(pa.struct([*plain, *((name, kind) for name, kind in MORE_OF_A_TURN.items() if name in held)]))
+
+
+MESSAGES = turns_type()
+TOOLS = pa.field("tools", pa.string())
+"""JSON text of the tools that a conversation may use: tools have schemas of their own, which no column could hold."""
+
+
+@dataclass(slots=True)
+class Talk:
+    """What the conversations of one dataset hold: most have turns of role and content, and their tables say no more.
+
+    Only where some turn holds more do the columns of conversations have that field, null in all other turns; only where
+    some problem brings tools do their tables have a column `tools`, behind the conversation.
+    """
+
+    more: set[str] = field(default_factory=set)
+    tools: bool = False
+
+    def see(self, row: Mapping[str, Any], column: str) -> None:
+        """Note what a row's conversation holds."""
+        for turn in row.get(column) or ():
+            if len(turn) > 2:
+                self.more |= turn.keys() & MORE_OF_A_TURN.keys()
+        self.tools = self.tools or row.get("tools") is not None
+
+    def over(self, schema: pa.Schema) -> pa.Schema:
+        """A schema of this module with its conversations as they are here."""
+        fields: list[Any] = []
+        for column in schema:
+            conversation = column.type == MESSAGES
+            fields.append(pa.field(column.name, turns_type(self.more)) if conversation else column)
+            fields += [TOOLS] if conversation and self.tools else []
+        return pa.schema(fields)
+
+
+def stored(turn: Message) -> dict[str, Any]:
+    """A turn as tables hold it: the arguments of calls are JSON text, since no two tools take the same."""
+    row: dict[str, Any] = {"role": turn["role"], "content": turn["content"]}
+    row |= {name: turn[name] for name in MORE_OF_A_TURN if turn.get(name) is not None}  # type: ignore[literal-required]
+    if "tool_calls" in row:
+        row["tool_calls"] = [_stored_call(call) for call in row["tool_calls"]]
+    return row
+
+
+def _stored_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    return {**call, "function": {**call["function"], "arguments": json_arguments(call["function"].get("arguments"))}}
+
+
+def as_given(turn: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored turn as templates and trainers take it: without the nulls that fill its columns, arguments as objects."""
+    given = {name: value for name, value in turn.items() if value is not None}
+    if "tool_calls" in given:
+        given["tool_calls"] = [_given_call(call) for call in given["tool_calls"]]
+    return given
+
+
+def _given_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    about = {name: value for name, value in call.items() if value is not None}
+    return {**about, "function": {**call["function"], "arguments": json.loads(call["function"]["arguments"])}}
+
+
+def json_arguments(arguments: object) -> str:
+    """The arguments of a call as JSON text, the form of the OpenAI API."""
+    return arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)
+
 
 ROWS = pa.schema(
     [

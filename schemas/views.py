@@ -44,13 +44,17 @@ def view_named(name: str) -> View:
 
 
 def trl_sft(tables: Tables, *, form: Literal["messages", "prompt-completion"] = "messages") -> pl.LazyFrame:
-    """Chosen traces for supervised training: `messages`, or `prompt` and `completion` to learn the answer only."""
+    """Chosen traces for supervised training: `messages`, or `prompt` and `completion` to learn the answer only.
+
+    Where the conversations have tools, `tools` follows as JSON text, which TRL reads.
+    """
     rows = _chosen(tables).sort("id")
+    tools = _tools_of(rows)
     if form == "messages":
-        return rows.select("messages")
+        return rows.select("messages", *tools)
     turns = pl.col("messages")
     before = turns.list.slice(0, (turns.list.len().cast(pl.Int64) - 1).clip(lower_bound=0))
-    return rows.select(before.alias("prompt"), turns.list.tail(1).alias("completion"))
+    return rows.select(before.alias("prompt"), turns.list.tail(1).alias("completion"), *tools)
 
 
 def trl_dpo(
@@ -80,14 +84,16 @@ def trl_dpo(
         if kind in (name, "both")
     ]
     longer = pl.col("rejected_tokens") > pl.col("chosen_tokens")
+    problems = _table(tables, "problems")
+    tools = _tools_of(problems)
     return (
         pl.concat(found)
         .filter((pl.col("number") <= pairs) & ((pl.col("kind") != "short_over_long") | longer))
-        .join(_table(tables, "problems").select("problem_id", "prompt"), on="problem_id")
+        .join(problems.select("problem_id", "prompt", *tools), on="problem_id")
         .join(texts.select(chosen_key="key", chosen=_answer("text")), on="chosen_key")
         .join(texts.select(rejected_key="key", rejected=_answer("text")), on="rejected_key")
         .sort("problem_id", "kind", "number")
-        .select("prompt", "chosen", "rejected", "kind", "problem_id")
+        .select("prompt", "chosen", "rejected", *tools, "kind", "problem_id")
     )
 
 
@@ -100,7 +106,8 @@ def trl_grpo(tables: Tables) -> pl.LazyFrame:
     gold = pl.col("gold")
     marked = gold.str.contains("$", literal=True) | gold.str.contains("\\boxed", literal=True)
     solution = pl.when(marked).then(gold).otherwise(pl.concat_str(pl.lit("$"), gold, pl.lit("$")))
-    return _checkable(tables).select("prompt", solution.alias("solution"), "gold", "problem_id")
+    problems = _checkable(tables)
+    return problems.select("prompt", *_tools_of(problems), solution.alias("solution"), "gold", "problem_id")
 
 
 def verl(
@@ -112,16 +119,14 @@ def verl(
     `openai/gsm8k`. `split` is what `extra_info` says, where `index` counts the rows.
     """
     name = pl.col("source") if data_source is None else pl.lit(data_source)
-    return (
-        _checkable(tables)
-        .with_row_index("index")
-        .select(
-            name.alias("data_source"),
-            "prompt",
-            pl.lit(ability).alias("ability"),
-            pl.struct(pl.lit("rule").alias("style"), pl.col("gold").alias("ground_truth")).alias("reward_model"),
-            pl.struct(pl.lit(split).alias("split"), pl.col("index").cast(pl.Int64), "problem_id").alias("extra_info"),
-        )
+    problems = _checkable(tables)
+    return problems.with_row_index("index").select(
+        name.alias("data_source"),
+        "prompt",
+        *_tools_of(problems),
+        pl.lit(ability).alias("ability"),
+        pl.struct(pl.lit("rule").alias("style"), pl.col("gold").alias("ground_truth")).alias("reward_model"),
+        pl.struct(pl.lit(split).alias("split"), pl.col("index").cast(pl.Int64), "problem_id").alias("extra_info"),
     )
 
 
@@ -189,6 +194,11 @@ def _table(tables: Tables, name: str) -> pl.LazyFrame:
             f"this format needs the table {name!r}; the version has: {', '.join(sorted(tables)) or 'none'}"
         )
     return tables[name]
+
+
+def _tools_of(table: pl.LazyFrame) -> list[str]:
+    """The column of tools, where a table has one."""
+    return [name for name in table.collect_schema().names() if name == "tools"]
 
 
 def _checkable(tables: Tables) -> pl.LazyFrame:

@@ -19,6 +19,7 @@ from tracemill.schemas.plugins import PromptLike
 from tracemill.schemas.request import Adapter, Backend, Completion, Message, Request, Sampling, TokenScores
 from tracemill.schemas.rows import Problem, Verdict
 from tracemill.synth.journal import Journal
+from tracemill.synth.reply import never_closed
 from tracemill.synth.roles import Role
 from tracemill.synth.verify import Verifier
 
@@ -114,6 +115,7 @@ class Drawn:
     seed: int | None
     n_tokens: int
     truncated: bool
+    unclosed: bool = False
     adapter: str | None = None
     scale: str | None = None
 
@@ -234,7 +236,7 @@ class ProblemEngine:
         known = {key: value for key, value in found.items() if isinstance(value, Completion)}
         drawn = iter(await together(self._complete(asked, request) for request in requests if request.key not in known))
         answers = [self._replayed(known[r.key]) if r.key in known else next(drawn) for r in requests]
-        self.drawn.extend(_drawn(role, r, c) for r, c in zip(requests, answers, strict=True))
+        self.drawn.extend(_drawn(asked, r, c) for r, c in zip(requests, answers, strict=True))
         size = sum(len(c.text) + 4 * c.n_tokens for c in answers)
         self.held += size
         self.shop.held += size
@@ -270,10 +272,12 @@ class ProblemEngine:
 
     async def verify(self, text: str | Completion, gold: str | None, *, truncated: bool = False) -> Verdict:
         """See schemas/plugins.py."""
+        solver = self.shop.roles.get("solver")
+        opened = solver is not None and solver.opens_thought
         if isinstance(text, str):
-            return (await self.verify_all([(text, truncated)], gold))[0]
+            return (await self.verify_all([(text, truncated, opened)], gold))[0]
         if text.key not in self.verdicts:
-            self.verdicts[text.key] = (await self.verify_all([(text.text, text.truncated)], gold))[0]
+            self.verdicts[text.key] = (await self.verify_all([(text.text, text.truncated, opened)], gold))[0]
         return self.verdicts[text.key]
 
     async def verifiable(self, gold: str | None) -> bool:
@@ -294,10 +298,14 @@ class ProblemEngine:
             )
         return levels[scale].adapter
 
-    async def verify_all(self, texts: Iterable[tuple[str, bool]], gold: str | None) -> list[Verdict]:
-        """`verify` for pairs of text and truncated. Most are decided at once, and only what is not costs a task."""
+    async def verify_all(self, texts: Iterable[tuple[str, bool, bool]], gold: str | None) -> list[Verdict]:
+        """`verify` for each text, whether it was truncated, and whether it begins inside a thought.
+
+        Most are decided at once, and only what is not costs a task.
+        """
         quick = self.shop.verifier.quick
-        known = [quick(text, gold, truncated=cut, options=self.problem.options) for text, cut in texts]
+        options = self.problem.options
+        known = [quick(text, gold, truncated=cut, opened=opened, options=options) for text, cut, opened in texts]
         slow = iter(await asyncio.gather(*(self._compare(answer, gold) for answer in known if isinstance(answer, str))))
         return [next(slow) if isinstance(verdict, str) else verdict for verdict in known]
 
@@ -369,17 +377,24 @@ def _verdict_key(identity: str, answer: str, gold: str) -> str:
     return hashlib.sha256(msgspec.json.encode(["verdict", identity, answer, gold])).hexdigest()
 
 
-def _drawn(role: str, request: Request, completion: Completion) -> Drawn:
+def _drawn(role: Role, request: Request, completion: Completion) -> Drawn:
     adapter = request.adapter
     return Drawn(
         key=request.key,
-        role=role,
+        role=role.name,
         seed=request.rng_seed if request.seeds == "request" else None,
         n_tokens=completion.n_tokens,
         truncated=completion.truncated,
+        unclosed=_unclosed(role, request, completion.text),
         adapter=adapter.name if adapter else None,
         scale=adapter.scale if adapter else None,
     )
+
+
+def _unclosed(role: Role, request: Request, text: str) -> bool:
+    """Whether a reply ends inside a thought, a forced prefix counted as its beginning."""
+    before = request.prefix if isinstance(request.prefix, str) else ""
+    return never_closed(before + text, role.think, opened=role.opens_thought)
 
 
 async def _unless_refused(call: Awaitable[T]) -> T:

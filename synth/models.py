@@ -16,6 +16,7 @@ from tracemill.schemas.own import function_of, load_file
 from tracemill.schemas.recipe import EngineTable, ModelTable, suggest
 from tracemill.schemas.request import Backend, Model, Sampling
 from tracemill.synth.backends.scripted import Reply, Scripted, guess
+from tracemill.synth.fit import check_arguments_without_template, check_fit
 from tracemill.synth.render import Renderer
 from tracemill.synth.roles import THINK, Role
 from tracemill.synth.weights.adapters import Lora
@@ -65,6 +66,13 @@ def open_role(
         raise RecipeError(
             f"models.{name}: with send = 'chat' the server renders; set engine.send = 'tokens' to use template"
         )
+    notes: tuple[str, ...] = ()
+    if renderer is not None:
+        kwargs = model.chat_template_kwargs
+        where = f"models.{name}"
+        notes = check_fit(where, renderer, system=model.system, kwargs=kwargs, renders=send != "chat")
+    elif send != "chat":
+        check_arguments_without_template(f"models.{name}", model.chat_template_kwargs)
     found = Found(())
     if levels is not None:
         found = find_levels(levels, model, engine, folder, runtime, lambda key, what: _locate(key, what, runtime))
@@ -90,6 +98,7 @@ def open_role(
         think=model.think or THINK,
         run_seed=model.seed,
         seeds=model.seeds,
+        notes=notes,
         levels=opened.levels(found),
     )
 

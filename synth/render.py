@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 
 from tracemill.schemas.errors import ProblemFailed, RecipeError
 from tracemill.schemas.request import Message, Sampling
+from tracemill.schemas.tables import stored
 
 PLAIN = "plain-1"
 """Version of the layout for models without a chat template: the messages' contents as they are, a blank line between them."""
@@ -41,7 +42,11 @@ class Renderer:
         if not file.is_file():
             raise RecipeError(f"{folder} has no tokenizer.json; name a folder or Hub id with one: tokenizer = '...'")
         config = _json(folder / "tokenizer_config.json")
-        special = {key: _token_text(value) for key, value in config.items() if key.endswith("_token") and value}
+        special = {
+            key: _token_text(value)
+            for key, value in config.items()
+            if key.endswith("_token") and isinstance(value, str | dict) and value
+        }
         beside = folder / "chat_template.jinja"
         own = beside.read_text(encoding="utf-8") if beside.is_file() else _default_template(config.get("chat_template"))
         return cls(name, _tokenizer(file), template or own, special, read_generation_config(folder))
@@ -55,30 +60,48 @@ class Renderer:
         self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] | None = None, **kwargs: Any
     ) -> tuple[int, ...]:
         """Token ids of a conversation that waits for the assistant's turn."""
-        if self.template is None:
-            if tools:
-                raise ProblemFailed(f"{self.name} has no chat template, so it cannot be shown tools")
-            return self.encode(plain(messages), special=True)
-        return self.encode(self.text(messages, tools=tools, **kwargs), special=False)
+        return self.encode(self.text(messages, tools=tools, **kwargs), special=self.template is None)
 
     def text(
-        self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] | None = None, **kwargs: Any
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        **kwargs: Any,
     ) -> str:
-        """The conversation as the chat template writes it, with the opening of the assistant's turn."""
+        """The conversation as the chat template writes it, with the opening of the assistant's turn.
+
+        The arguments of calls are shown as objects, as templates expect and vLLM gives them; a template that wants text,
+        and fails on objects, gets text.
+        """
         if self._compiled is None:
-            return plain(messages)
+            return plain(messages, tools=tools)
+        given = {
+            "tools": list(tools) if tools else None,
+            "add_generation_prompt": add_generation_prompt,
+            **self.special,
+            **kwargs,
+        }
         try:
-            return str(
-                self._compiled.render(
-                    messages=list(messages),
-                    tools=list(tools) if tools else None,
-                    add_generation_prompt=True,
-                    **self.special,
-                    **kwargs,
-                )
-            )
+            try:
+                return str(self._compiled.render(messages=list(messages), **given))
+            except TypeError:
+                if not any("tool_calls" in turn for turn in messages):
+                    raise
+                return str(self._compiled.render(messages=[stored(turn) for turn in messages], **given))
         except Exception as error:  # a template is a program, and may raise anything about the turns it is given
             raise ProblemFailed(f"the chat template of {self.name} refuses this conversation: {error}") from error
+
+    @cached_property
+    def reads(self) -> frozenset[str]:
+        """The names that the template asks for: a template argument that is not among them changes nothing."""
+        from jinja2 import meta
+
+        if self._compiled is None:
+            return frozenset()
+        environment = self._compiled.environment
+        return frozenset(meta.find_undeclared_variables(environment.parse(self.template)))
 
     def encode(self, text: str, *, special: bool = False) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text, add_special_tokens=special).ids)
@@ -105,8 +128,13 @@ class Renderer:
             raise RecipeError(f"the chat template of {self.name} is not valid Jinja: {error}") from error
 
 
-def plain(messages: Sequence[Message]) -> str:
-    """The plain layout: what a completion model is shown."""
+def plain(messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] | None = None) -> str:
+    """The plain layout: what a completion model is shown. It has no way to write tools and calls of them."""
+    if tools or any("tool_calls" in message for message in messages):
+        raise ProblemFailed(
+            "without a chat template there is no way to show a model tools and calls of them; name one: template = '...' "
+            "with a tokenizer, or a model that brings one"
+        )
     return "\n\n".join(message["content"] for message in messages)
 
 

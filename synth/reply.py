@@ -11,12 +11,16 @@ def split_reasoning(text: str, think: tuple[str, str] | None, *, opened: bool = 
     if think is None:
         return None, text
     opening, closing = think
-    before, closed, after = text.rpartition(closing)
-    if closed and opening not in after:
-        return _without(opening, before), after.strip()
-    if closed or opening in text or opened:
+    if never_closed(text, think, opened=opened):
         return _without(opening, text), ""
-    return None, text
+    before, closed, after = text.rpartition(closing)
+    return (_without(opening, before), after.strip()) if closed else (None, text)
+
+
+def never_closed(text: str, think: tuple[str, str], *, opened: bool = False) -> bool:
+    """Whether a reply ends inside a thought; `opened` as above."""
+    _, closed, after = text.rpartition(think[1])
+    return think[0] in after or (opened and not closed)
 
 
 def _without(opening: str, reasoning: str) -> str:

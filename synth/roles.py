@@ -33,6 +33,8 @@ class Role:
     think: tuple[str, str] = THINK
     run_seed: int = 0
     seeds: str = "request"
+    notes: tuple[str, ...] = ()
+    """What a person should know of its template and tokenizer."""
     levels: Mapping[str, Level] = field(default_factory=dict)
     """Other weights that the build's method asks this role for, by their scale."""
 
@@ -89,7 +91,7 @@ class Role:
         if self.send == "chat":
             return turns
         if self.renderer is None:
-            return plain(turns)
+            return plain(turns, tools=tools)
         kwargs = dict(self.template_kwargs or {})
         if self.send == "text":
             return self.renderer.text(turns, tools=tools, **kwargs)

@@ -27,7 +27,7 @@ MAY_IMPORT = {
 }
 HEAVY = {"vllm", "torch", "datasets", "transformers", "peft", "sympy", "math_verify", "prefect", "dask", "distributed"}
 MACHINERY = {
-    "synth": {"engine", "journal", "models", "prompts", "render", "reply", "roles"},
+    "synth": {"engine", "fit", "journal", "models", "prompts", "render", "reply", "roles"},
     "filters": {"bounds"},
     "selectors": set[str](),
 }

@@ -145,7 +145,7 @@ def test_the_template_is_in_the_identity_and_its_absence_too(tmp_path: Path):
     assert bare.identity == PLAIN
     assert bare.text(TALK) == plain(TALK)
     assert bare.tokens(TALK) == bare.encode(plain(TALK), special=True)
-    with pytest.raises(ProblemFailed, match="cannot be shown tools"):
+    with pytest.raises(ProblemFailed, match="no way to show a model tools"):
         bare.tokens(TALK, tools=[TOOL])
 
 

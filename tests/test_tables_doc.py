@@ -26,3 +26,9 @@ def test_every_schema_has_a_section():
     schemas = {name.lower() for name, value in vars(tables).items() if isinstance(value, pa.Schema)}
     sections = set(re.findall(r"^## (\w+)$", DOC.read_text(encoding="utf-8"), re.MULTILINE))
     assert schemas == sections
+
+
+def test_what_a_turn_may_hold_besides_is_explained_with_its_type():
+    section = DOC.read_text(encoding="utf-8").split("\n## Conversations with more")[1].split("\n## ")[0]
+    explained = re.findall(r"^\| `(\w+)` \| (.+?) \| \S.*\|$", section, re.MULTILINE)
+    assert explained == [(name, type_text(kind)) for name, kind in tables.MORE_OF_A_TURN.items()]

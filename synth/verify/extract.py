@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
+from tracemill.synth.reply import never_closed
 from tracemill.synth.verify.choice import read_choice
 from tracemill.synth.verify.latex import balanced
 
@@ -29,9 +30,9 @@ _TAG_OPEN, _TAG_CLOSE = "<answer>", "</answer>"
 
 def extract_answer(text: str, mode: str, think: tuple[str, str] | None = None) -> str | None:
     """The final answer as it was written, or None where there is none. Thoughts hold none, even if they never end."""
-    spoken = _after_thinking(text, think or DEFAULT_THINK)
-    if spoken is None:
+    if never_closed(text, think or DEFAULT_THINK):
         return None
+    spoken = text.rpartition((think or DEFAULT_THINK)[1])[2]
     found = {"boxed": _boxed, "gsm8k": _marked, "last_number": _last_number, "tag": _tagged}[mode](spoken)
     return found[: MAX_ANSWER_CHARS + 1].strip() or None if found is not None else None
 
@@ -48,15 +49,6 @@ def read_gold(
     elif answer_format == "choice":
         found = read_choice(text, options)
     return found.strip() or None if found is not None else None
-
-
-def _after_thinking(text: str, think: tuple[str, str]) -> str | None:
-    """What was said after the last thought; None where the last thought is still open."""
-    opening, closing = think
-    _, found, spoken = text.rpartition(closing)
-    if not found:
-        spoken = text
-    return None if opening in spoken else spoken
 
 
 def _boxed(text: str) -> str | None:

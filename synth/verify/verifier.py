@@ -14,9 +14,10 @@ from typing import Any
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import suggest
 from tracemill.schemas.rows import Verdict
+from tracemill.synth.reply import never_closed
 from tracemill.synth.verify.choice import read_choice
 from tracemill.synth.verify.compare import decide
-from tracemill.synth.verify.extract import EXTRACTS, MAX_ANSWER_CHARS, extract_answer
+from tracemill.synth.verify.extract import DEFAULT_THINK, EXTRACTS, MAX_ANSWER_CHARS, extract_answer
 from tracemill.synth.verify.identity import check_grader, identity
 from tracemill.synth.verify.latex import MAX_CHARS
 from tracemill.synth.verify.pool import Pool
@@ -68,24 +69,39 @@ class Verifier:
         self.identity = identity(use, extract, think, options or {}, caps)
 
     async def verify(
-        self, text: str, gold: str | None, *, truncated: bool = False, options: tuple[str, ...] | None = None
+        self,
+        text: str,
+        gold: str | None,
+        *,
+        truncated: bool = False,
+        opened: bool = False,
+        options: tuple[str, ...] | None = None,
     ) -> Verdict:
         """Whether the final answer of a text equals the gold. Never raises for anything the text or the gold holds.
 
         `truncated` says that the text was cut off by the token limit: it has no final answer, whatever it boxed on
-        the way. `options` are the texts of a multiple choice.
+        the way. `opened` says that it begins inside a thought: an answer in a thought that never closes was not given.
+        `options` are the texts of a multiple choice.
         """
-        known = self.quick(text, gold, truncated=truncated, options=options)
+        known = self.quick(text, gold, truncated=truncated, opened=opened, options=options)
         return known if isinstance(known, Verdict) else await self.compare(known, gold or "")
 
     def quick(
-        self, text: str, gold: str | None, *, truncated: bool = False, options: tuple[str, ...] | None = None
+        self,
+        text: str,
+        gold: str | None,
+        *,
+        truncated: bool = False,
+        opened: bool = False,
+        options: tuple[str, ...] | None = None,
     ) -> Verdict | str:
         """The verdict where this process can decide it for next to nothing, else the answer that `compare` has to look at."""
         if gold is None or not gold.strip():
             return Verdict(status="undecided", reason="no_gold")
         if truncated:
             return Verdict(status="different", reason="truncated")
+        if never_closed(text, self.think or DEFAULT_THINK, opened=opened):
+            return Verdict(status="undecided", reason="unclosed_thought")
         answer = extract_answer(text, self.extract, self.think)
         if answer is None:
             return Verdict(status="undecided", reason="no_answer")

@@ -7,12 +7,14 @@ What this way of sending cannot say is refused here, by name. Fields that are No
 unknown fields down, and everything that decides an answer was filled in before it came here.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
 
 from tracemill.schemas.errors import RequestRefused
-from tracemill.schemas.request import Prompt, Request
+from tracemill.schemas.request import Message, Prompt, Request
+from tracemill.schemas.tables import stored
 
 Send = Literal["chat", "text", "tokens"]
 MOST_LOGPROBS = 20
@@ -76,7 +78,7 @@ def _logprob_fields(k: int, send: Send) -> dict[str, Any]:
 def _chat_fields(request: Request) -> dict[str, Any]:
     if isinstance(request.prompt, str) or any(isinstance(item, int) for item in request.prompt[:1]):
         raise RequestRefused('a rendered prompt cannot be sent as chat; use messages, or send = "text" or "tokens"')
-    fields: dict[str, Any] = {"messages": list(request.prompt)}
+    fields: dict[str, Any] = {"messages": [_wire(turn) for turn in request.prompt if not isinstance(turn, int)]}
     if request.prefix is not None:
         if not isinstance(request.prefix, str):
             raise RequestRefused('a prefix of token ids cannot be sent as chat; give text, or use send = "tokens"')
@@ -88,6 +90,16 @@ def _chat_fields(request: Request) -> dict[str, Any]:
     if request.template_kwargs is not None:
         fields["chat_template_kwargs"] = msgspec.Raw(request.template_kwargs.encode())
     return fields
+
+
+def _wire(turn: Message) -> Mapping[str, Any]:
+    """A turn in the form of the API: arguments of calls are JSON text there, and a call has an id that its answer names."""
+    said: dict[str, Any] = dict(stored(turn))
+    if "reasoning_content" in said:
+        said["reasoning"] = said["reasoning_content"]  # vLLM reads this one, others the older name
+    for number, call in enumerate(said.get("tool_calls", ())):
+        call.setdefault("id", f"call_{number}")
+    return said
 
 
 def _joined(prompt: Prompt, prefix: str | tuple[int, ...] | None) -> str | tuple[int, ...]:

@@ -116,7 +116,7 @@ def read_chat(body: bytes, request: Request, think: tuple[str, str]) -> tuple[Co
     scores = None
     if request.sampling.logprobs is not None:
         scores = _chat_scores(choice, request.sampling.logprobs)
-    return _completion(_with_thoughts(choice.message, choice.finish_reason, think), choice, reply, scores), reply
+    return _completion(_with_thoughts(choice.message, think), choice, reply, scores), reply
 
 
 def read_prompt_ids(body: bytes) -> tuple[int, ...]:
@@ -189,14 +189,14 @@ def _count(said: object) -> int | None:
     return said if type(said) is int and 0 <= said < MOST_TOKENS else None
 
 
-def _with_thoughts(message: _Message, finish_reason: str | None, think: tuple[str, str]) -> str:
-    """One text again. A thought that the token limit cut stays open: it never came to an end."""
+def _with_thoughts(message: _Message, think: tuple[str, str]) -> str:
+    """One text again. A thought that nothing follows stays open: the model was cut off in it, or ended there."""
     content = message.content or ""
     thoughts = message.reasoning or message.reasoning_content
     if not thoughts:
         return content
     opened = f"{think[0]}\n{thoughts.strip(chr(10))}"
-    if not content and finish_reason == "length":
+    if not content.strip():
         return opened
     return f"{opened}\n{think[1]}\n\n{content.lstrip(chr(10))}"
 
