@@ -129,6 +129,8 @@ class Run:
     _prefix: "Prefix" = field(init=False)
     _filters: ProblemFilters = field(init=False)
     _fatal: BaseException | None = None
+    _failed: dict[str, Record] = field(default_factory=dict)
+    """What failed in this run, at most `tolerate` of them: a later pass does not try again."""
 
     def __post_init__(self) -> None:
         self._prefix = Prefix(self.plan, self.tally)
@@ -239,6 +241,8 @@ class Run:
 
     async def _record(self, problem: Problem) -> Record:
         """The problem's outcome: from the last run's spool, from a problem filter, or from the method."""
+        if (lost := self._failed.get(problem.problem_id)) is not None:
+            return lost
         key = self._filters.outcome_key(problem)
         payload = self.spool.get_outcome(problem.problem_id, key)
         if payload is not None and (known := outcomes.decode(payload)).status != "failed":
@@ -284,6 +288,7 @@ class Run:
             tally.reasons[record.reason or record.status] += 1
         if record.status == "failed":
             tally.failed += 1
+            self._failed[problem.problem_id] = record
             tally.failures[record.reason or "failed"] += 1
             self._tolerate()
         if (why := self._prefix.add(index, problem, record)) is not None:

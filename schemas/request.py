@@ -107,6 +107,11 @@ class Request:
         return hashlib.sha256(msgspec.json.encode(fields, order="sorted")).hexdigest()
 
     @property
+    def lora(self) -> Adapter | None:
+        """The adapter that an engine has to put on the weights it has loaded; merged ones are those weights."""
+        return None if self.adapter is not None and self.adapter.kind == "merged" else self.adapter
+
+    @property
     def rng_seed(self) -> int:
         """48 bits of the key: different requests draw from unrelated streams, in any order of arrival."""
         return int(self.key[:12], 16)

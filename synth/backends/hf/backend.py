@@ -132,7 +132,7 @@ class Hf:
             else:
                 future.set_result(found)
 
-        call = Call(self._known(request.adapter), task, lambda found: self._soon(settle, found))
+        call = Call(self._known(request.lora), task, lambda found: self._soon(settle, found))
         self._waiting[future] = call
         self._worker.submit(call)
         try:

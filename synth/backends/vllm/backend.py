@@ -270,7 +270,7 @@ def _frame(number: int, request: Request, score: bool) -> Ask:
     if request.seeds == "request":
         params["seed"] = request.rng_seed
     prefix = None if request.prefix is None else _plain(request.prefix)
-    lora = None if request.adapter is None else _lora_name(request.adapter)
+    lora = None if request.lora is None else _lora_name(request.lora)
     return Ask(number, _plain(prompt), prefix, params, score, lora)
 
 
