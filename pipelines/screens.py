@@ -60,7 +60,7 @@ def version_lines(manifest: Mapping[str, Any]) -> Iterator[str]:
         yield "accuracy, with 95 % intervals over problems"
         yield from columns(shown_accuracy(accuracy))
         yield ""
-    if summary := manifest.get("summary"):
+    if (summary := manifest.get("summary")) and summary["rows"]:
         yield summary["title"][:1].lower() + summary["title"][1:]
         yield from columns(shown_summary(summary))
         yield ""
