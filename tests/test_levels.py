@@ -190,20 +190,16 @@ def test_a_merge_that_fails_leaves_nothing(tmp_path: Path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
 
 
-def other_shape(folder: Path) -> None:
-    tensors = load(folder)
-    for file in folder.glob("*.safetensors*"):
-        file.unlink()
-    tensors["model.norm.weight"] = torch.ones(5)
-    safetensors_torch.save_file(tensors, folder / "model.safetensors")
+def replaced(name: str, length: int) -> Callable[[Path], None]:
+    """Spoils a model by one tensor: another shape of one it has, or one more."""
 
+    def spoil(folder: Path) -> None:
+        tensors = load(folder) | {name: torch.ones(length)}
+        for file in folder.glob("*.safetensors*"):
+            file.unlink()
+        safetensors_torch.save_file(tensors, folder / "model.safetensors")
 
-def other_name(folder: Path) -> None:
-    tensors = load(folder)
-    for file in folder.glob("*.safetensors*"):
-        file.unlink()
-    tensors["model.extra.weight"] = torch.ones(5)
-    safetensors_torch.save_file(tensors, folder / "model.safetensors")
+    return spoil
 
 
 def other_token(folder: Path) -> None:
@@ -223,8 +219,8 @@ def lost_file(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (other_shape, "model.norm.weight is [4] in the one and [5] in the other"),
-        (other_name, "model.extra.weight is only in"),
+        (replaced("model.norm.weight", 5), "model.norm.weight is [4] in the one and [5] in the other"),
+        (replaced("model.extra.weight", 5), "model.extra.weight is only in"),
         (other_token, "token 't3' is 3 in the one's vocabulary and is not in the other's"),
         (other_heads, "num_attention_heads is 2 in the one and 4 in the other"),
         (lost_file, "lacks model-00002-of-00002.safetensors"),
