@@ -14,7 +14,7 @@ OTHER_SCRIPT_AT_MOST = 0.05
 LETTERS_AT_LEAST = 80
 _NONE = "zxx"
 """What the detector, and ISO 639, call text in no language."""
-_WINDOW = 200
+_WINDOW = 120
 """Characters of running words at the beginning, in the middle and at the end that the detector is shown."""
 
 SCRIPTS = {
@@ -74,7 +74,7 @@ def language(
     Prose is what is left without fenced and quoted code, formulas, LaTeX, tags, addresses, and words with digits or signs of code in them; single
     letters count for nothing. `other_script`: more than `other_script_at_most` of its letters belong to a script that no allowed language is
     written in, as where a chain falls into Chinese for a few sentences; Greek letters are mathematics and never do. `other_language`:
-    py3langid, which knows some 140 languages and brings its model along, finds another one in 200 characters each of the
+    py3langid, which knows some 140 languages and brings its model along, finds another one in 120 characters each of the
     beginning, the middle and the end. With fewer than `letters_at_least` letters nothing can be told, and the row is kept: an
     empty text, a bare formula, `x = 4`. What turns to another language of the same script for a part only may pass. The
     detector works row by row, some thousand rows a second. Needs `pip install 'tracemill[language]'`.

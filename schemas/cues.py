@@ -57,6 +57,5 @@ def _prose(text: pl.Expr) -> pl.Expr:
 
 
 def _pattern(which: CueList) -> str:
-    longest_first = sorted(cues_of(which), key=len, reverse=True)
-    words = "|".join(longest_first).replace(" ", r"\s+")
+    words = "|".join(cues_of(which)).replace(" ", r"\s+")
     return rf"(?i)\b(?:{words})\b"
