@@ -25,10 +25,13 @@ MAY_IMPORT = {
     "pipelines": {"pipelines", "synth", "filters", "selectors", "schemas"},
     "flows": {"flows", "pipelines", "synth", "filters", "selectors", "schemas"},
 }
-HEAVY = {"vllm", "torch", "datasets", "transformers", "peft", "sympy", "math_verify", "prefect", "dask", "distributed"}
+HEAVY = {
+    *("vllm", "torch", "datasets", "transformers", "peft", "sympy", "math_verify", "prefect", "dask", "distributed"),
+    "py3langid",
+}
 MACHINERY = {
     "synth": {"engine", "fit", "journal", "models", "prompts", "render", "reply", "roles"},
-    "filters": {"bounds"},
+    "filters": {"bounds", "texts"},
     "selectors": set[str](),
 }
 """Files that are no plug-ins; all else there must have the form of one."""
