@@ -29,7 +29,7 @@ HEAVY = {"vllm", "torch", "datasets", "transformers", "sympy", "math_verify", "p
 MACHINERY = {
     "synth": {"engine", "journal", "models", "prompts", "render", "reply", "roles"},
     "filters": {"bounds"},
-    "selectors": set[str](),
+    "selectors": {"shares"},
 }
 """Files that are no plug-ins; all else there must have the form of one."""
 
