@@ -67,7 +67,7 @@ def baseline(
     placed = measured.with_columns(order.alias(_PLACE), size.alias(_OF), amount(size, k, percent, at_least=1).alias(_K))
     reason = pl.when(pl.col(_PLACE) > pl.col(_K)).then(pl.lit(NOT_CHOSEN[kind]))
     evidence = {"place": pl.col(_PLACE), "k": pl.col(_K), "of": pl.col(_OF), "value": by_value}
-    rows = placed.with_columns(*verdict(reason, **evidence, **({by: pl.col(by)} if groups else {})))
+    rows = placed.with_columns(*verdict(reason, **evidence, **({"type": pl.col(by)} if groups else {})))
     return Selection(rows=rows.drop(_PLACE, _K, _OF, _BY))
 
 

@@ -1,12 +1,12 @@
 """Rows in an order that you state until a budget of tokens is full."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import polars as pl
 
 from tracemill.schemas.rows import Selection
-from tracemill.selectors.shares import greedy_fill, place, require, verdict
+from tracemill.selectors.shares import greedy_fills, place, require, verdict
 
 REACH = "table"
 NEEDS = ("id", "n_tokens")
@@ -85,15 +85,8 @@ def budget(
 
 def _greedily(placed: pl.LazyFrame, tokens: int) -> pl.LazyFrame:
     """The ids of rows of known length, each with whether it is taken."""
-
-    def filled(groups: pl.Series) -> pl.Series:
-        return pl.Series([_filled(sizes.to_numpy(), tokens) for sizes in groups], dtype=pl.List(pl.Boolean))
-
-    known = placed.filter(_KNOWN).select("id", _GROUP, _PLACE, pl.col("n_tokens").cast(pl.Int64))
-    groups = known.group_by(_GROUP).agg(pl.col("id", "n_tokens").sort_by(_PLACE))
-    taken = pl.col("n_tokens").map_batches(filled, return_dtype=pl.List(pl.Boolean), is_elementwise=True)
-    return groups.select("id", taken.alias(_TAKEN)).explode("id", _TAKEN)
-
-
-def _filled(sizes: Any, tokens: int) -> pl.Series:
-    return pl.Series(greedy_fill(np.asarray(sizes, dtype=np.int64), tokens), dtype=pl.Boolean)
+    known = placed.filter(_KNOWN).select("id", _GROUP, _PLACE, pl.col("n_tokens").cast(pl.Int64)).collect()
+    ordered = known.sort(_GROUP, _PLACE)
+    starts = np.flatnonzero((ordered[_GROUP].rle_id().diff() != 0).fill_null(value=True).to_numpy())
+    taken = greedy_fills(ordered["n_tokens"].to_numpy(), starts, tokens)
+    return ordered.lazy().select("id", pl.Series(_TAKEN, taken, pl.Boolean))

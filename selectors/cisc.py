@@ -2,7 +2,7 @@
 
     w_i = exp(c_i / T) / sum_j exp(c_j / T)        the answer: the largest sum of w_i over the traces that gave it
 
-Taubenfeld et al. 2025 (arXiv:2502.06233). Weights are whole parts of UNIT, so sums are the same in any order and equal is equal.
+Taubenfeld et al. 2025 (arXiv:2502.06233). Weights are whole millionths, so sums are the same in any order and equal is equal.
 """
 
 import math
@@ -11,23 +11,18 @@ from typing import Literal
 import polars as pl
 
 from tracemill.schemas.rows import Selection
-from tracemill.selectors.shares import require, verdict
+from tracemill.selectors.shares import place_by, ratio, require, verdict
 
 REACH = "group"
 GROUP = ("problem_id",)
 NEEDS = ("id", "problem_id", "answer", "gold", "correct", "n_tokens")
 
-UNIT = 1 << 40
-"""The weight of the most confident trace of a problem before the weights are made to add up to one."""
+UNIT = 1_000_000
+"""The weight of a problem's most confident trace before the weights are made to add up to one. Coarse on purpose: the last bits of
+an exponential differ from machine to machine, a millionth does not."""
 
-_CLASS, _C, _UNITS, _SUM, _WON, _RANK = (
-    "_cisc_class",
-    "_cisc_c",
-    "_cisc_units",
-    "_cisc_sum",
-    "_cisc_won",
-    "_cisc_rank",
-)
+_CLASS, _C, _UNITS, _SUM = ("_cisc_class", "_cisc_confidence", "_cisc_units", "_cisc_sum")
+_WON, _PLACE, _FIRST = ("_cisc_won", "_cisc_place", "_cisc_first")
 _BY_CLASS = ("problem_id", _CLASS)
 
 
@@ -64,27 +59,22 @@ def cisc(
     require("cisc", traces, confidence, *NEEDS)
     weighed = _weighed(traces, confidence, temperature)
     classes = _classes(weighed)
-    winners = classes.group_by("problem_id").agg(
-        pl.col(_CLASS).sort_by("place").first().alias(_WON), pl.col("units").sum().alias(_SUM)
-    )
-    masses = classes.select(*_BY_CLASS, "units")
+    winners = classes.filter(pl.col("place") == 0).select("problem_id", pl.col(_CLASS).alias(_WON))
+    masses = classes.select(*_BY_CLASS, pl.col("mass").alias("answer_mass"), pl.col("all_units").alias(_SUM))
     joined = weighed.join(winners, on="problem_id", how="left", maintain_order="left").join(
         masses, on=_BY_CLASS, how="left", nulls_equal=True, maintain_order="left"
     )
     ranked = joined.with_columns(
-        (pl.col(_UNITS) / pl.col(_SUM)).alias("weight"),
-        (pl.col("units") / pl.col(_SUM)).alias("answer_mass"),
-        pl.int_range(1, pl.len() + 1)
-        .over(_BY_CLASS, order_by=[(-pl.col(_C)).fill_null(math.inf), _length(), "id"])
-        .alias(_RANK),
-    )
+        ratio(pl.col(_UNITS), pl.col(_SUM)).alias("weight"),
+        place_by([pl.col(_C), pl.col("n_tokens")], [True, False]).alias(_PLACE),
+    ).with_columns((pl.col(_PLACE) == pl.col(_PLACE).min().over(_BY_CLASS)).alias(_FIRST))
     lost = pl.col(_CLASS) != pl.col(_WON)
     reason = (
         pl.when(pl.col(_CLASS).is_null())
         .then(pl.lit("no_answer"))
         .when(lost)
         .then(pl.lit("outvoted"))
-        .when((pl.col(_RANK) > 1) & (take == "best"))
+        .when(~pl.col(_FIRST) & (take == "best"))
         .then(pl.lit("not_representative"))
     )
     evidence = {
@@ -93,7 +83,7 @@ def cisc(
         "winner": pl.col(_WON),
         "weight": pl.col("weight"),
     }
-    rows = ranked.with_columns(*verdict(reason, **evidence)).drop(_CLASS, _C, _UNITS, _SUM, _WON, _RANK, "units")
+    rows = ranked.with_columns(*verdict(reason, **evidence)).drop(_CLASS, _C, _UNITS, _SUM, _WON, _PLACE, _FIRST)
     votes = _votes(classes, temperature).join(wqd(traces, confidence=confidence), on="problem_id", how="left")
     return Selection(rows=rows, tables={"votes": votes})
 
@@ -105,13 +95,10 @@ def wqd(traces: pl.LazyFrame, *, confidence: str) -> pl.LazyFrame:
     pair by pair. The measure is sum(wqd_halves) / (2 * sum(wqd_pairs)); a problem without both kinds adds nothing. Undecided
     traces and those without a confidence are left out.
     """
-    known = traces.with_columns(_confidence(confidence).alias(_C)).with_columns(
-        (pl.col("correct").is_not_null() & pl.col(_C).is_not_null()).alias("known")
-    )
+    known = traces.select("problem_id", "correct", _confidence(confidence).alias(_C)).drop_nulls(["correct", _C])
     twice = (2 * pl.col(_C).rank("average")).cast(pl.Int64)
     counted = (
-        known.filter("known")
-        .with_columns(twice.over("problem_id").alias("twice"))
+        known.with_columns(twice.over("problem_id").alias("twice"))
         .group_by("problem_id")
         .agg(
             pl.col("correct").sum().cast(pl.Int64).alias("right"),
@@ -137,15 +124,11 @@ def _confidence(column: str) -> pl.Expr:
     return pl.when(value.is_finite()).then(value)
 
 
-def _length() -> pl.Expr:
-    return pl.col("n_tokens").fill_null(2**62)
-
-
 def _weighed(traces: pl.LazyFrame, confidence: str, temperature: float) -> pl.LazyFrame:
     """The traces with their class and their weight in whole units."""
     text = pl.col("answer").str.replace_all(r"\s+", " ").str.strip_chars().str.to_lowercase()
     known = traces.with_columns(pl.when(text != "").then(text).alias(_CLASS), _confidence(confidence).alias(_C))
-    below = (pl.col(_C) - pl.col(_C).max().over("problem_id")) / temperature
+    below = ratio(pl.col(_C) - pl.col(_C).max().over("problem_id"), temperature)
     units = (below.exp() * UNIT).round().cast(pl.Int64)
     alike = pl.when(pl.col(_C).max().over("problem_id").is_null()).then(1).otherwise(0)
     return known.with_columns(pl.coalesce(units, alike.cast(pl.Int64)).alias(_UNITS))
@@ -161,26 +144,30 @@ def _classes(weighed: pl.LazyFrame) -> pl.LazyFrame:
         pl.col("correct").max().alias("right"),
         pl.col("gold").min(),
     )
-    silent = pl.col(_CLASS).is_null()
-    by_mass = [silent, -pl.col("units"), -pl.col("members"), (-pl.col("surest")).fill_null(math.inf), pl.col(_CLASS)]
-    by_count = [silent, -pl.col("members"), pl.col(_CLASS)]
-    return classes.with_columns(
-        pl.int_range(pl.len()).over("problem_id", order_by=by_mass).alias("place"),
-        pl.int_range(pl.len()).over("problem_id", order_by=by_count).alias("count_place"),
+    silent, text = pl.col(_CLASS).is_null(), pl.col(_CLASS)
+    by_mass = [silent, -pl.col("units"), -pl.col("members"), -pl.col("surest"), text]
+    all_units = pl.col("units").sum().over("problem_id")
+    return (
+        classes.with_columns(all_units.alias("all_units"), ratio(pl.col("units"), all_units).alias("mass"))
+        .sort("problem_id", silent, -pl.col("members"), text, nulls_last=True)
+        .with_columns(pl.int_range(pl.len()).over("problem_id").alias("count_place"))
+        .sort("problem_id", *by_mass, nulls_last=True)
+        .with_columns(pl.int_range(pl.len()).over("problem_id").alias("place"))
     )
 
 
 def _votes(classes: pl.LazyFrame, temperature: float) -> pl.LazyFrame:
-    mass = pl.struct(pl.col(_CLASS).alias("answer"), "members", (pl.col("units") / pl.col("units").sum()).alias("mass"))
-    return classes.group_by("problem_id").agg(
+    """One row a problem; the classes come in the order of their places."""
+    by_count, by_mass = pl.col("count_place") == 0, pl.col("place") == 0
+    return classes.group_by("problem_id", maintain_order=True).agg(
         pl.col("members").sum().alias("n"),
         pl.col(_CLASS).count().cast(pl.Int64).alias("n_answers"),
         pl.lit(temperature).alias("T"),
         pl.when(pl.col("sure").sum() > 0).then(pl.lit("confidence")).otherwise(pl.lit("majority")).alias("vote"),
-        mass.sort_by("place").alias("masses"),
-        pl.col(_CLASS).sort_by("count_place").first().alias("sc_answer"),
-        pl.col("right").sort_by("count_place").first().alias("sc_correct"),
-        pl.col(_CLASS).sort_by("place").first().alias("cisc_answer"),
-        pl.col("right").sort_by("place").first().alias("cisc_correct"),
+        pl.struct(pl.col(_CLASS).alias("answer"), "members", "mass").alias("masses"),
+        pl.col(_CLASS).filter(by_count).first().alias("sc_answer"),
+        pl.col("right").filter(by_count).first().alias("sc_correct"),
+        pl.col(_CLASS).filter(by_mass).first().alias("cisc_answer"),
+        pl.col("right").filter(by_mass).first().alias("cisc_correct"),
         pl.col("gold").min(),
     )

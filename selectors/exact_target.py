@@ -13,12 +13,21 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.rows import Selection
-from tracemill.selectors.shares import DECIMALS, check_decimals, greedy_fill, place, require, spread, verdict, written
+from tracemill.selectors.shares import (
+    DECIMALS,
+    Ints,
+    check_decimals,
+    greedy_fill,
+    place,
+    require,
+    spread,
+    verdict,
+    written,
+)
 
 REACH = "table"
 NEEDS = ("id",)
@@ -28,7 +37,6 @@ WHOLE = "all"
 SHARES_SUM_TO = Fraction(1, 10**6)
 """How far from 1 written shares may add up, so that a third may be written 0.333333."""
 
-Ints = npt.NDArray[np.int64]
 Histogram = Mapping[str, int | float]
 _Line = tuple[str, str | None, int, int | None, int | None, int | None]
 
@@ -66,7 +74,7 @@ def check(
         if value is not None and value < 0:
             raise ValueError(f"{name} = {value}: 0 or more")
     if histogram is not None:
-        _wanted(rows, histogram)
+        _weights(rows, histogram)
         _ranges(histogram)
 
 
@@ -118,10 +126,11 @@ def exact_target(
         .sort(_BIN, _PLACE)
     )
     able = pool.filter(pl.col(_BIN).is_not_null() & pl.col(_LENGTH).is_not_null())
-    wanted = _wanted(rows, histogram) if histogram is not None else {WHOLE: rows}
+    weights = _weights(rows, histogram) if histogram is not None else {WHOLE: rows}
+    wanted = dict(zip(weights, spread(rows, list(weights.values()), [rows] * len(weights)), strict=True))
     counted: dict[int, int] = dict(able.group_by(_BIN).len().iter_rows())
     caps = [counted.get(number, 0) for number in range(len(wanted))]
-    quotas = _quotas(rows, list(wanted.values()), caps, fill=if_short == "fill")
+    quotas = _quotas(list(wanted.values()), caps, list(weights.values()) if if_short == "fill" else None)
     bins = [_Bin(part[_LENGTH].to_numpy(), quota) for part, quota in zip(_parts(able, caps), quotas, strict=True)]
     reached = None
     if aim is not None and sum(quotas) > 0:
@@ -174,11 +183,13 @@ def _why_not() -> pl.Expr:
     )
 
 
-def _quotas(rows: int, wanted: list[int], caps: list[int], *, fill: bool) -> list[int]:
-    """Whole rows to take of each bin: what is wanted as far as it is there, and of the others where they shall fill up."""
+def _quotas(wanted: list[int], caps: list[int], fill: list[int] | None) -> list[int]:
+    """Whole rows to take of each bin: what is wanted as far as it is there, and more by the weights `fill` for what is not."""
     quotas = [min(want, cap) for want, cap in zip(wanted, caps, strict=True)]
+    if fill is None:
+        return quotas
     spare = [cap - quota for cap, quota in zip(caps, quotas, strict=True)]
-    more = spread(rows - sum(quotas), wanted, spare) if fill else [0] * len(quotas)
+    more = spread(sum(wanted) - sum(quotas), fill, spare)
     return [quota + extra for quota, extra in zip(quotas, more, strict=True)]
 
 
@@ -191,8 +202,8 @@ def _length_lines(rows: int, median: int | None, mean: int | None, tolerance: in
     return []
 
 
-def _wanted(rows: int, histogram: Histogram) -> dict[str, int]:
-    """Whole rows of each name; names in the order of the alphabet, so that the order in the recipe changes nothing."""
+def _weights(rows: int, histogram: Histogram) -> dict[str, int]:
+    """The weight of each name: its count, or its share in millionths; names in the order of the alphabet, so that the order in the recipe changes nothing."""
     if not histogram:
         raise ValueError("histogram = {}: name at least one value, such as { easy = 0.5, hard = 0.5 }")
     names = sorted(histogram)
@@ -212,8 +223,7 @@ def _wanted(rows: int, histogram: Histogram) -> dict[str, int]:
         raise ValueError(
             f"histogram adds up to {float(sum(shares, Fraction(0)))}: shares add up to 1, counts (whole numbers) to rows"
         )
-    weights = [int(share * 10**DECIMALS) for share in shares]
-    return dict(zip(names, spread(rows, weights, [rows] * len(names)), strict=True))
+    return {name: int(share * 10**DECIMALS) for name, share in zip(names, shares, strict=True)}
 
 
 def _ranges(histogram: Histogram) -> list[tuple[float, float]] | None:

@@ -11,7 +11,7 @@ from typing import Literal
 import polars as pl
 
 from tracemill.schemas.rows import Selection
-from tracemill.selectors.shares import amount, check_amount, check_decimals, place_by, require, verdict, written
+from tracemill.selectors.shares import amount, check_amount, check_decimals, place_by, ratio, require, verdict, written
 
 REACH = "table"
 NEEDS = ("id", "n_tokens", "reasoning", "content", "correct", "problem_id")
@@ -87,7 +87,7 @@ def select2reason(
         place_by([pl.col(_RANK_J), pl.col(_RANK_L), pl.col(_RANK_D)], [False] * 3).alias("place"),
         (pl.col(_RANK_D) / 2).alias("rank_d"),
         (pl.col(_RANK_L) / 2).alias("rank_l"),
-        (pl.col(_RANK_J) / (2 * weight.denominator)).alias("rank_j"),
+        ratio(pl.col(_RANK_J), 2 * weight.denominator).alias("rank_j"),
     )
     reason = pl.when(pl.col("place") > pl.col(_K)).then(pl.lit("not_in_top"))
     shown = {name: pl.col(name) for name in ("place", "rank_j", "rank_d", "rank_l", "d", "len_dedup")}
@@ -128,7 +128,7 @@ def with_difficulty(traces: pl.LazyFrame, d_method: DMethod, column: str | None 
 def corrected(p1: pl.Expr, p0: pl.Expr) -> pl.Expr:
     """The judge's difficulty among its two answers alone; null where it gave neither."""
     both = p1.fill_null(0.0) + p0.fill_null(0.0)
-    return pl.when(both > 0).then(p1.fill_null(0.0) / both)
+    return pl.when(both > 0).then(ratio(p1.fill_null(0.0), both))
 
 
 def released(p1: pl.Expr, p0: pl.Expr, returned: pl.Expr) -> pl.Expr:
@@ -137,7 +137,7 @@ def released(p1: pl.Expr, p0: pl.Expr, returned: pl.Expr) -> pl.Expr:
     Where no 0 came back either there is nothing to go by, and it is null.
     """
     neither = (p1.fill_null(0.0) + p0.fill_null(0.0)) <= 0
-    return pl.when(~neither & (returned > 0)).then(p1.fill_null(0.0) / returned)
+    return pl.when(~neither & (returned > 0)).then(ratio(p1.fill_null(0.0), returned))
 
 
 def _failed_share(traces: pl.LazyFrame) -> pl.Expr:
@@ -147,7 +147,7 @@ def _failed_share(traces: pl.LazyFrame) -> pl.Expr:
     else:
         correct, total = pl.col("correct").sum().over("problem_id"), pl.len().over("problem_id")
     correct, total = correct.cast(pl.Int64), total.cast(pl.Int64)
-    return pl.when(total > 0).then((total - correct) / total)
+    return pl.when(total > 0).then(ratio(total - correct, total))
 
 
 def with_lengths(traces: pl.LazyFrame, length: LengthUnit = "tokens") -> pl.LazyFrame:
@@ -181,7 +181,7 @@ def with_lengths(traces: pl.LazyFrame, length: LengthUnit = "tokens") -> pl.Lazy
         pl.when(raw.is_null()).then(pl.lit("unknown_length")),
     ]
     return counted.with_columns(
-        pl.when(raw > 0).then((raw - kept) / raw).when(raw == 0).then(0.0).alias("dup_ratio"),
+        pl.when(raw > 0).then(ratio(raw - kept, raw)).when(raw == 0).then(0.0).alias("dup_ratio"),
         pl.concat_list(flags).list.drop_nulls().alias("flags"),
     ).drop(_TEXT, _ALL, _DUPLICATE)
 

@@ -15,7 +15,11 @@ from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import suggest
 from tracemill.schemas.rows import draw
 
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
 DECIMALS = 6
+FEW = 64
 _EXACT_BITS = 64
 
 
@@ -73,7 +77,7 @@ def spread(total: int, weights: Sequence[int], caps: Sequence[int]) -> list[int]
     return shares
 
 
-def greedy_fill(sizes: npt.NDArray[np.int64], room: int) -> npt.NDArray[np.bool_]:
+def greedy_fill(sizes: Ints, room: int) -> Bools:
     """Which of `sizes`, none below 0, are taken when each that still fits into `room` is, in the order given.
 
     Whole runs at a time: a run ends at a size that does not fit, and the next begins at the first that does.
@@ -93,7 +97,29 @@ def greedy_fill(sizes: npt.NDArray[np.int64], room: int) -> npt.NDArray[np.bool_
     return taken
 
 
-def _next_that_fits(sizes: npt.NDArray[np.int64], start: int, room: int) -> int:
+def greedy_fills(sizes: Ints, starts: Ints, room: int) -> Bools:
+    """`greedy_fill` of each group, all with the same room: group g is `sizes[starts[g]:starts[g + 1]]`, the last one ends at the end.
+
+    Large groups one after another; of the small ones the first rows all at once, then the second rows, and so on.
+    """
+    taken = np.zeros(len(sizes), dtype=np.bool_)
+    counts = np.diff(starts, append=len(sizes))
+    for group in np.flatnonzero(counts > FEW):
+        start, end = int(starts[group]), int(starts[group] + counts[group])
+        taken[start:end] = greedy_fill(sizes[start:end], room)
+    few = counts <= FEW
+    starts, counts = starts[few], counts[few]
+    left = np.full(len(starts), room, dtype=np.int64)
+    for number in range(int(counts.max(initial=0))):
+        there = np.flatnonzero(counts > number)
+        rows = starts[there] + number
+        fits = sizes[rows] <= left[there]
+        taken[rows] = fits
+        left[there] -= np.where(fits, sizes[rows], 0)
+    return taken
+
+
+def _next_that_fits(sizes: Ints, start: int, room: int) -> int:
     width = 64
     while start < len(sizes):
         found = np.flatnonzero(sizes[start : start + width] <= room)
@@ -137,6 +163,15 @@ def lot(seed: int) -> pl.Expr:
         return pl.Series([draw(f"{seed}|{row_id}") for row_id in ids], dtype=pl.UInt64)
 
     return pl.col("id").map_batches(drawn, return_dtype=pl.UInt64, is_elementwise=True)
+
+
+def ratio(part: pl.Expr, whole: pl.Expr | float) -> pl.Expr:
+    """`part` / `whole`, each row rounded as it should be, wherever it stands.
+
+    By a single number polars multiplies most rows with the inverse and divides the others, so that a row's last bit would
+    depend on its place in the table. Spread out to a column, the number divides every row.
+    """
+    return part.cast(pl.Float64) / (part * 0 + whole).cast(pl.Float64)
 
 
 def verdict(reason: pl.Expr, **evidence: Any) -> list[pl.Expr]:

@@ -307,6 +307,24 @@ SELECTORS = st.lists(
             st.integers(0, 4),
             st.integers(0, 4),
         ),
+        st.builds(lambda k: {"use": "select2reason", "k": k}, st.integers(1, 60)),
+        st.builds(
+            lambda kind, k: {"use": "baseline", "kind": kind, "k": k},
+            st.sampled_from(["random", "longest", "shortest", "middle", "difficulty", "keyword"]),
+            st.integers(1, 60),
+        ),
+        st.builds(lambda k: {"use": "stratified", "by": ["difficulty"], "k": k}, st.integers(1, 60)),
+        st.builds(
+            lambda tokens, rule: {"use": "budget", "tokens": tokens, "rule": rule},
+            st.integers(1, 900),
+            st.sampled_from(["prefix", "greedy"]),
+        ),
+        st.builds(
+            lambda rows, length: {"use": "exact_target", "rows": rows, **length},
+            st.integers(1, 60),
+            st.sampled_from([{}, {"median": 12}, {"mean": 12, "tolerance": 1}]),
+        ),
+        st.just({"use": "cisc", "confidence": "n_tokens"}),
     ),
     max_size=2,
 )
