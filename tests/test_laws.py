@@ -344,6 +344,36 @@ def test_whatever_filters_and_selectors_say_nothing_disappears_and_nothing_is_sa
     assert set(tables(built)["rejected"]["stage"]) <= stages
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"use": "select2reason", "percent": 30},
+        {"use": "baseline", "kind": "diverse", "by": "difficulty", "percent": 30},
+        {"use": "cisc", "confidence": "n_tokens"},
+        {"use": "stratified", "by": ["difficulty"], "each": 7},
+        {"use": "budget", "tokens": 60, "per": ["difficulty"], "rule": "greedy"},
+        {
+            "use": "exact_target",
+            "rows": 30,
+            "by": "difficulty",
+            "histogram": {"0": 0.5, "1": 0.3, "2": 0.2},
+            "mean": 12,
+            "tolerance": 1,
+        },
+    ],
+    ids=lambda step: step["use"],
+)
+def test_a_selector_accounts_for_every_row_also_when_it_stands_there_twice(tmp_path: Path, step: dict[str, Any]):
+    built = run("sample", table_of("sample", tmp_path / "a", select=[step]), tmp_path / "store")
+    accounted(built)
+    assert set(tables(built)["rejected"]["stage"]) == {"filter:correct", f"select:{step['use']}"}
+    order = random.Random(4).sample(range(COUNT), COUNT)
+    again = run("sample", table_of("sample", tmp_path / "b", select=[step], order=order), tmp_path / "other")
+    for name, frame in tables(built).items():
+        assert tables(again)[name].equals(frame), name
+    accounted(run("sample", table_of("sample", tmp_path / "c", select=[step, step]), tmp_path / "store"))
+
+
 # ---- 5, 8, 9
 
 
