@@ -22,7 +22,7 @@ UNIT = 1_000_000
 an exponential differ from machine to machine, a millionth does not."""
 
 _CLASS, _C, _UNITS, _SUM = ("_cisc_class", "_cisc_confidence", "_cisc_units", "_cisc_sum")
-_WON, _PLACE, _FIRST = ("_cisc_won", "_cisc_place", "_cisc_first")
+_MASS, _WON, _PLACE, _FIRST = ("_cisc_mass", "_cisc_won", "_cisc_place", "_cisc_first")
 _BY_CLASS = ("problem_id", _CLASS)
 
 
@@ -60,12 +60,13 @@ def cisc(
     weighed = _weighed(traces, confidence, temperature)
     classes = _classes(weighed)
     winners = classes.filter(pl.col("place") == 0).select("problem_id", pl.col(_CLASS).alias(_WON))
-    masses = classes.select(*_BY_CLASS, pl.col("mass").alias("answer_mass"), pl.col("all_units").alias(_SUM))
+    masses = classes.select(*_BY_CLASS, pl.col("mass").alias(_MASS), pl.col("all_units").alias(_SUM))
     joined = weighed.join(winners, on="problem_id", how="left", maintain_order="left").join(
         masses, on=_BY_CLASS, how="left", nulls_equal=True, maintain_order="left"
     )
     ranked = joined.with_columns(
         ratio(pl.col(_UNITS), pl.col(_SUM)).alias("weight"),
+        pl.col(_MASS).alias("answer_mass"),
         place_by([pl.col(_C), pl.col("n_tokens")], [True, False]).alias(_PLACE),
     ).with_columns((pl.col(_PLACE) == pl.col(_PLACE).min().over(_BY_CLASS)).alias(_FIRST))
     lost = pl.col(_CLASS) != pl.col(_WON)
@@ -83,7 +84,7 @@ def cisc(
         "winner": pl.col(_WON),
         "weight": pl.col("weight"),
     }
-    rows = ranked.with_columns(*verdict(reason, **evidence)).drop(_CLASS, _C, _UNITS, _SUM, _WON, _PLACE, _FIRST)
+    rows = ranked.with_columns(*verdict(reason, **evidence)).drop(_CLASS, _C, _UNITS, _SUM, _MASS, _WON, _PLACE, _FIRST)
     votes = _votes(classes, temperature).join(wqd(traces, confidence=confidence), on="problem_id", how="left")
     return Selection(rows=rows, tables={"votes": votes})
 

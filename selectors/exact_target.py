@@ -112,61 +112,76 @@ def exact_target(
     the choice is.
     """
     check(rows=rows, by=by, histogram=histogram, median=median, mean=mean, tolerance=tolerance)
+    require("exact_target", traces, *([by] if by else []))
     aim = median if median is not None else mean
-    schema = require("exact_target", traces, *([by] if by else []), *([length] if aim is not None else []))
-    pool = (
-        traces.select(
-            "id",
-            (pl.lit(None, pl.String) if by is None else pl.col(by).cast(pl.String)).alias(_VALUE),
-            _bin(by, histogram).alias(_BIN),
-            (pl.lit(0, pl.Int64) if aim is None else _whole(schema, length)).alias(_LENGTH),
-            place("exact_target", traces, order, seed).alias(_PLACE),
-        )
-        .collect()
-        .sort(_BIN, _PLACE)
+    measured = traces.select(
+        "id",
+        (pl.lit(None, pl.String) if by is None else pl.col(by).cast(pl.String)).alias(_VALUE),
+        _bin(by, histogram).alias(_BIN),
+        (pl.lit(0, pl.Int64) if aim is None else _size(traces, length)).alias(_LENGTH),
+        place("exact_target", traces, order, seed).alias(_PLACE),
     )
+    pool = measured.collect().sort(_BIN, _PLACE)
     able = pool.filter(pl.col(_BIN).is_not_null() & pl.col(_LENGTH).is_not_null())
     weights = _weights(rows, histogram) if histogram is not None else {WHOLE: rows}
-    wanted = dict(zip(weights, spread(rows, list(weights.values()), [rows] * len(weights)), strict=True))
     counted: dict[int, int] = dict(able.group_by(_BIN).len().iter_rows())
-    caps = [counted.get(number, 0) for number in range(len(wanted))]
-    quotas = _quotas(list(wanted.values()), caps, list(weights.values()) if if_short == "fill" else None)
-    bins = [_Bin(part[_LENGTH].to_numpy(), quota) for part, quota in zip(_parts(able, caps), quotas, strict=True)]
+    goal = _Goal(
+        names=list(weights),
+        wanted=spread(rows, list(weights.values()), [rows] * len(weights)),
+        there=[counted.get(number, 0) for number in range(len(weights))],
+        fill=list(weights.values()) if if_short == "fill" else None,
+    )
+    bins = [_Bin(part, quota) for part, quota in zip(_parts(able, goal.there), goal.quotas, strict=True)]
     reached = None
-    if aim is not None and sum(quotas) > 0:
+    if aim is not None and goal.got > 0:
         reached = (_meet_median if median is not None else _meet_mean)(bins, aim, tolerance)
     taken = pl.Series("taken", np.concatenate([bin_.taken for bin_ in bins]), pl.Boolean)
-    targets = pl.DataFrame(
-        {_BIN: range(len(wanted)), "bin": list(wanted), _QUOTA: quotas},
-        schema={_BIN: pl.Int64, "bin": pl.String, _QUOTA: pl.Int64},
-    )
-    decided = pool.join(able.select("id", taken), on="id", how="left").join(targets, on=_BIN, how="left")
-    evidence: dict[str, Any] = {
-        "value": pl.col(_VALUE),
-        "bin": pl.col("bin"),
-        "place": pl.col(_RANK),
-        "quota": pl.col(_QUOTA),
-    }
-    if aim is not None:
-        evidence |= {"length": pl.col(_LENGTH), "median" if median is not None else "mean": aim}
-    chosen = (
-        decided.with_columns(
-            pl.int_range(1, pl.len() + 1).over(_BIN, order_by=[pl.col(_LENGTH).is_null(), _PLACE]).alias(_RANK)
-        )
-        .with_columns(*verdict(_why_not(), **evidence, rows_short=rows - sum(quotas)))
-        .select("id", "selected", "reason", "evidence")
-    )
-    shortfall: list[_Line] = [("rows", None, rows, sum(quotas), sum(caps), rows - sum(quotas))]
-    if histogram is not None:
-        shortfall += [
-            ("histogram", name, want, quota, cap, want - quota)
-            for (name, want), quota, cap in zip(wanted.items(), quotas, caps, strict=True)
-        ]
-    shortfall += _length_lines(sum(quotas), median, mean, tolerance, reached)
+    judged = pool.join(able.select("id", taken), on="id", how="left").join(goal.frame(), on=_BIN, how="left")
+    evidence = {} if aim is None else {"length": pl.col(_LENGTH), "median" if median is not None else "mean": aim}
+    chosen = _judged(judged, rows_short=rows - goal.got, **evidence)
+    lines = goal.lines(shaped=histogram is not None) + _length_lines(goal.got, median, mean, tolerance, reached)
     return Selection(
         rows=traces.join(chosen.lazy(), on="id", how="left", maintain_order="left"),
-        tables={"shortfall": pl.LazyFrame(shortfall, schema=SHORTFALL, orient="row")},
+        tables={"shortfall": pl.LazyFrame(lines, schema=SHORTFALL, orient="row")},
     )
+
+
+@dataclass
+class _Goal:
+    """Bin by bin: what is wanted, what is there, and what is taken."""
+
+    names: list[str]
+    wanted: list[int]
+    there: list[int]
+    fill: list[int] | None
+    """Weights by which bins with rows to spare stand in for those without; None: they do not."""
+
+    def __post_init__(self) -> None:
+        self.quotas = [min(want, there) for want, there in zip(self.wanted, self.there, strict=True)]
+        if self.fill is not None:
+            spare = [there - quota for there, quota in zip(self.there, self.quotas, strict=True)]
+            more = spread(sum(self.wanted) - sum(self.quotas), self.fill, spare)
+            self.quotas = [quota + extra for quota, extra in zip(self.quotas, more, strict=True)]
+        self.got = sum(self.quotas)
+
+    def frame(self) -> pl.DataFrame:
+        columns = {_BIN: range(len(self.names)), "bin": self.names, _QUOTA: self.quotas}
+        return pl.DataFrame(columns, schema={_BIN: pl.Int64, "bin": pl.String, _QUOTA: pl.Int64})
+
+    def lines(self, *, shaped: bool) -> list[_Line]:
+        """The lines of `shortfall` for the rows and, where there is one, the histogram."""
+        wanted = sum(self.wanted)
+        lines: list[_Line] = [("rows", None, wanted, self.got, sum(self.there), wanted - self.got)]
+        bins = zip(self.names, self.wanted, self.quotas, self.there, strict=True)
+        return lines + [("histogram", name, want, got, there, want - got) for name, want, got, there in bins if shaped]
+
+
+def _judged(decided: pl.DataFrame, **evidence: Any) -> pl.DataFrame:
+    """The verdict on each row, by id."""
+    rank = pl.int_range(1, pl.len() + 1).over(_BIN, order_by=[pl.col(_LENGTH).is_null(), _PLACE])
+    shown = {"value": pl.col(_VALUE), "bin": pl.col("bin"), "place": pl.col(_RANK), "quota": pl.col(_QUOTA)}
+    judged = decided.with_columns(rank.alias(_RANK)).with_columns(*verdict(_why_not(), **shown, **evidence))
+    return judged.select("id", "selected", "reason", "evidence")
 
 
 def _why_not() -> pl.Expr:
@@ -181,16 +196,6 @@ def _why_not() -> pl.Expr:
         .then(pl.lit("quota_full"))
         .otherwise(pl.lit("exchanged_for_length"))
     )
-
-
-def _quotas(wanted: list[int], caps: list[int], fill: list[int] | None) -> list[int]:
-    """Whole rows to take of each bin: what is wanted as far as it is there, and more by the weights `fill` for what is not."""
-    quotas = [min(want, cap) for want, cap in zip(wanted, caps, strict=True)]
-    if fill is None:
-        return quotas
-    spare = [cap - quota for cap, quota in zip(caps, quotas, strict=True)]
-    more = spread(sum(wanted) - sum(quotas), fill, spare)
-    return [quota + extra for quota, extra in zip(quotas, more, strict=True)]
 
 
 def _length_lines(rows: int, median: int | None, mean: int | None, tolerance: int, reached: int | None) -> list[_Line]:
@@ -264,19 +269,21 @@ def _bin(by: str | None, histogram: Histogram | None) -> pl.Expr:
     return pl.coalesce(inside)
 
 
-def _whole(schema: pl.Schema, length: str) -> pl.Expr:
-    if not schema[length].is_integer():
+def _size(traces: pl.LazyFrame, length: str) -> pl.Expr:
+    kind = require("exact_target", traces, length)[length]
+    if not kind.is_integer():
         raise RecipeError(
-            f"exact_target: length = {length!r} holds {schema[length]}; name a column of whole numbers, such as n_tokens"
+            f"exact_target: length = {length!r} holds {kind}; name a column of whole numbers, such as n_tokens"
         )
     size = pl.col(length).cast(pl.Int64)
     return pl.when(size >= 0).then(size)
 
 
-def _parts(able: pl.DataFrame, caps: list[int]) -> list[pl.DataFrame]:
-    """The rows of each bin, in the order they are taken in."""
-    starts = np.cumsum([0, *caps])
-    return [able.slice(int(start), cap) for start, cap in zip(starts, caps, strict=False)]
+def _parts(able: pl.DataFrame, there: list[int]) -> list[Ints]:
+    """The lengths of each bin's rows, in the order they are taken in."""
+    starts = np.cumsum([0, *there])
+    sizes = able[_LENGTH].to_numpy()
+    return [sizes[start : start + count] for start, count in zip(starts, there, strict=False)]
 
 
 @dataclass
