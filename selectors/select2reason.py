@@ -66,7 +66,7 @@ def select2reason(
     exact copies of a step do not count. `len_raw` is the whole output's, `len_dedup` is without the copies. In `tokens` these
     are taken off by their share of the steps' characters, since only the whole was counted; `words` and `characters` are
     counted. `dedup = false` ranks by `len_raw`: with `characters` that is the first published version. A row of unknown
-    length ranks last.
+    length ranks last. Where several tokenizers counted, all rows are flagged.
 
     Equal values share their average rank. Equal `rank_j` goes to the smaller `rank_l`, then `rank_d`, then id. All rows get
     `d`, `d_method`, `p1`, `p0`, `len_raw`, `len_dedup`, `dup_ratio`, `n_rethink_words`, `rank_d`, `rank_l`, `rank_j`, `place` and
@@ -179,11 +179,19 @@ def with_lengths(traces: pl.LazyFrame, length: LengthUnit = "tokens") -> pl.Lazy
         pl.when(pl.col("d").is_null()).then(pl.lit("no_difficulty")),
         pl.when(~thought).then(pl.lit("no_thinking_part")),
         pl.when(raw.is_null()).then(pl.lit("unknown_length")),
+        pl.when(_mixed(traces, length)).then(pl.lit("mixed_tokenizers")),
     ]
     return counted.with_columns(
         pl.when(raw > 0).then(ratio(raw - kept, raw)).when(raw == 0).then(0.0).alias("dup_ratio"),
         pl.concat_list(flags).list.drop_nulls().alias("flags"),
     ).drop(_TEXT, _ALL, _DUPLICATE)
+
+
+def _mixed(traces: pl.LazyFrame, length: LengthUnit) -> pl.Expr:
+    """Whether lengths are compared that not one tokenizer counted."""
+    if length != "tokens" or "tokenizer" not in traces.collect_schema():
+        return pl.lit(value=False)
+    return pl.col("tokenizer").n_unique() > 1
 
 
 def rethink_words(text: pl.Expr) -> pl.Expr:

@@ -220,6 +220,12 @@ def test_a_row_of_unknown_length_ranks_last_and_is_flagged():
     assert column(found, "flags")["r0"] == ["no_thinking_part", "unknown_length"]
 
 
+def test_lengths_that_several_tokenizers_counted_are_flagged_where_they_are_compared():
+    rows = table({"reasoning": "a"}, {"reasoning": "b"}).with_columns(tokenizer=pl.Series(["one", "two"]))
+    assert column(select2reason(rows, k=1), "flags")["r0"] == ["mixed_tokenizers"]
+    assert column(select2reason(rows, k=1, length="words"), "flags")["r0"] == []
+
+
 def test_words_of_rethinking_are_whole_words_in_any_case():
     said = "Wait, wait. Awaiting. MAYBE; alternatively however maybes"
     assert column(select2reason(table({"reasoning": said})), "n_rethink_words") == {"r0": 5}

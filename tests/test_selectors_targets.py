@@ -231,6 +231,11 @@ def test_a_prefix_stops_at_the_first_row_that_does_not_fit_and_a_greedy_fill_goe
     assert greedy.tables["budgets"].collect()["left"].to_list() == [0]
 
 
+@pytest.mark.parametrize("rule", ["prefix", "greedy"])
+def test_a_budget_may_be_filled_to_the_last_token(rule: Any):
+    assert chosen(budget(lengths(40, 30, 5), tokens=70, order=("id",), rule=rule)) == ["r00", "r01"]
+
+
 def test_every_group_has_a_budget_of_its_own():
     rows = table(*({"n_tokens": n, "source": s} for n, s in [(5, "a"), (6, "a"), (5, "b"), (4, "b"), (9, "b")]))
     for rule in ("prefix", "greedy"):
@@ -346,6 +351,19 @@ def test_a_mean_is_met_by_exchanges_of_long_for_short():
     assert why(found)["r06"][0] == "unknown_length"
     far = exact_target(lengths(9, 9, 1), rows=2, mean=20, tolerance=1, order=("id",))
     assert shortfall(far)["mean_length"] == (40, 18, None, 20)
+
+
+def test_a_mean_is_met_by_no_more_exchanges_than_it_takes():
+    found = exact_target(lengths(9, 9, 9, 1, 7, 8), rows=3, mean=6, tolerance=1, order=("id",))
+    assert chosen(found) == ["r00", "r01", "r03"], "9 for 1 is enough; 9 for 7 would fit too"
+
+
+def test_a_median_may_take_exchanges_on_both_sides():
+    kinds = [("easy", 1), ("easy", 1), ("easy", 9), ("hard", 9), ("hard", 5)]
+    rows = table(*({"difficulty": kind, "n_tokens": n} for kind, n in kinds))
+    asked = {"by": "difficulty", "histogram": {"easy": 2, "hard": 1}, "order": ("id",)}
+    found = exact_target(rows, rows=3, median=5, **asked)  # type: ignore[arg-type]
+    assert chosen(found) == ["r00", "r02", "r04"], "easy has nothing near: one of its 1s for 9, and so hard's 9 for 5"
 
 
 def test_an_empty_pool_and_a_pool_of_one_say_what_is_missing():
