@@ -307,6 +307,24 @@ SELECTORS = st.lists(
             st.integers(0, 4),
             st.integers(0, 4),
         ),
+        st.builds(lambda k: {"use": "select2reason", "k": k}, st.integers(1, 60)),
+        st.builds(
+            lambda kind, k: {"use": "baseline", "kind": kind, "k": k},
+            st.sampled_from(["random", "longest", "shortest", "middle", "difficulty", "keyword"]),
+            st.integers(1, 60),
+        ),
+        st.builds(lambda k: {"use": "stratified", "by": ["difficulty"], "k": k}, st.integers(1, 60)),
+        st.builds(
+            lambda tokens, rule: {"use": "budget", "tokens": tokens, "rule": rule},
+            st.integers(1, 900),
+            st.sampled_from(["prefix", "greedy"]),
+        ),
+        st.builds(
+            lambda rows, length: {"use": "exact_target", "rows": rows, **length},
+            st.integers(1, 60),
+            st.sampled_from([{}, {"median": 12}, {"mean": 12, "tolerance": 1}]),
+        ),
+        st.just({"use": "cisc", "confidence": "n_tokens"}),
     ),
     max_size=2,
 )
@@ -324,6 +342,36 @@ def test_whatever_filters_and_selectors_say_nothing_disappears_and_nothing_is_sa
     accounted(built)
     stages = {f"filter:{step['use']}" for step in filters} | {f"select:{step['use']}" for step in selectors}
     assert set(tables(built)["rejected"]["stage"]) <= stages
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"use": "select2reason", "percent": 30},
+        {"use": "baseline", "kind": "diverse", "by": "difficulty", "percent": 30},
+        {"use": "cisc", "confidence": "n_tokens"},
+        {"use": "stratified", "by": ["difficulty"], "each": 7},
+        {"use": "budget", "tokens": 60, "per": ["difficulty"], "rule": "greedy"},
+        {
+            "use": "exact_target",
+            "rows": 30,
+            "by": "difficulty",
+            "histogram": {"0": 0.5, "1": 0.3, "2": 0.2},
+            "mean": 12,
+            "tolerance": 1,
+        },
+    ],
+    ids=lambda step: step["use"],
+)
+def test_a_selector_accounts_for_every_row_also_when_it_stands_there_twice(tmp_path: Path, step: dict[str, Any]):
+    built = run("sample", table_of("sample", tmp_path / "a", select=[step]), tmp_path / "store")
+    accounted(built)
+    assert set(tables(built)["rejected"]["stage"]) == {"filter:correct", f"select:{step['use']}"}
+    order = random.Random(4).sample(range(COUNT), COUNT)
+    again = run("sample", table_of("sample", tmp_path / "b", select=[step], order=order), tmp_path / "other")
+    for name, frame in tables(built).items():
+        assert tables(again)[name].equals(frame), name
+    accounted(run("sample", table_of("sample", tmp_path / "c", select=[step, step]), tmp_path / "store"))
 
 
 # ---- 5, 8, 9

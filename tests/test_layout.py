@@ -32,7 +32,7 @@ HEAVY = {
 MACHINERY = {
     "synth": {"engine", "fit", "journal", "models", "prompts", "render", "reply", "roles"},
     "filters": {"bounds", "texts"},
-    "selectors": set[str](),
+    "selectors": {"shares"},
 }
 """Files that are no plug-ins; all else there must have the form of one."""
 
