@@ -26,7 +26,8 @@ from tracemill.schemas.request import Completion, Request
 from tracemill.schemas.rows import Problem
 from tracemill.schemas.tables import stored
 from tracemill.synth.backends.scripted import Scripted
-from tracemill.synth.engine import Stopped, Workshop
+from tracemill.synth.engine import Workshop
+from tracemill.synth.gate import Stopped
 from tracemill.synth.journal import Journal
 from tracemill.synth.roles import Role, with_backend
 

@@ -23,7 +23,8 @@ from tracemill.pipelines.progress import Report
 from tracemill.pipelines.spool import Spool
 from tracemill.schemas.errors import DiskFull, EngineLost, LawBroken, RecipeError, TooManyFailures, TracemillError
 from tracemill.schemas.rows import Problem, draw
-from tracemill.synth.engine import Meter, Stopped, Workshop
+from tracemill.synth.engine import Meter, Workshop
+from tracemill.synth.gate import Stopped
 
 HELD = 2 << 30
 """Bytes of completions that open problems may hold before no further problem is taken up."""

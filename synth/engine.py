@@ -6,9 +6,7 @@ the journal holds comes back at once, the rest is sampled.
 
 import asyncio
 import hashlib
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -18,77 +16,13 @@ from tracemill.schemas.errors import EngineLost, ProblemFailed, RequestRefused
 from tracemill.schemas.plugins import PromptLike
 from tracemill.schemas.request import Adapter, Backend, Completion, Message, Request, Sampling, TokenScores
 from tracemill.schemas.rows import Problem, Verdict
+from tracemill.synth.gate import Gate, Stopped
 from tracemill.synth.journal import Journal
 from tracemill.synth.reply import never_closed
 from tracemill.synth.roles import Role
 from tracemill.synth.verify import Verifier
 
 T = TypeVar("T")
-
-
-class Stopped(Exception):
-    """Not an error: the problem needs a sample, and the run was told to draw no more."""
-
-
-class Gate:
-    """Lets as many requests through at once as the backend finds worth having, first come, first served.
-
-    The backend is started for the first request, so a run that only replays starts no engine.
-    """
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._started: asyncio.Task[None] | None = None
-        self._closed: str | None = None
-        self.inside = 0
-
-    def close(self, why: str) -> None:
-        """Let nobody in any more; who waits learns `why`."""
-        self._closed = why
-        while self._waiting:
-            if not (turn := self._waiting.popleft()).done():
-                turn.set_exception(Stopped(why))
-
-    @asynccontextmanager
-    async def entered(self) -> AsyncIterator[None]:
-        if self._closed is not None:
-            raise Stopped(self._closed)
-        if self._started is None:
-            self._started = asyncio.create_task(self._backend.start())
-        if self._started.done():
-            self._started.result()
-        else:
-            await asyncio.shield(self._started)
-            if self._closed is not None:  # meanwhile: a start may take a minute
-                raise Stopped(self._closed)
-        if self.inside >= self._backend.at_once or self._waiting:
-            turn = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
-            self._admit()  # there may be more room than when the last one came
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled() and turn.exception() is None:
-                    self._leave()  # let in and cancelled at the same moment
-                raise
-        else:
-            self.inside += 1
-        try:
-            yield
-        finally:
-            self._leave()
-
-    def _leave(self) -> None:
-        self.inside -= 1
-        self._admit()
-
-    def _admit(self) -> None:
-        while self._waiting and self.inside < self._backend.at_once:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                self.inside += 1
-                turn.set_result(None)
 
 
 @dataclass(slots=True)

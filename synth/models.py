@@ -60,19 +60,7 @@ def open_role(
     folder, revision = _find(name, model, engine, runtime)
     renderer = _renderer(name, model, engine, folder)
     send = {"vllm": "tokens", "hf": "tokens", "scripted": "text", "openai": engine.send}[engine.kind]
-    if send == "tokens" and renderer is None:
-        raise RecipeError(f"models.{name}: send = 'tokens' renders here; name a folder or Hub id: tokenizer = '...'")
-    if model.template is not None and send == "chat":
-        raise RecipeError(
-            f"models.{name}: with send = 'chat' the server renders; set engine.send = 'tokens' to use template"
-        )
-    notes: tuple[str, ...] = ()
-    if renderer is not None:
-        kwargs = model.chat_template_kwargs
-        where = f"models.{name}"
-        notes = check_fit(where, renderer, system=model.system, kwargs=kwargs, renders=send != "chat")
-    elif send != "chat":
-        check_arguments_without_template(f"models.{name}", model.chat_template_kwargs)
+    notes = _check_rendering(f"models.{name}", model, send, renderer)
     found = Found(())
     if levels is not None:
         found = find_levels(levels, model, engine, folder, runtime, lambda key, what: _locate(key, what, runtime))
@@ -101,6 +89,20 @@ def open_role(
         notes=notes,
         levels=opened.levels(found),
     )
+
+
+def _check_rendering(where: str, model: ModelTable, send: str, renderer: Renderer | None) -> tuple[str, ...]:
+    """Whether prompts can be made as the recipe says; what a person should know about it all the same."""
+    if send == "tokens" and renderer is None:
+        raise RecipeError(f"{where}: send = 'tokens' renders here; name a folder or Hub id: tokenizer = '...'")
+    if model.template is not None and send == "chat":
+        raise RecipeError(f"{where}: with send = 'chat' the server renders; set engine.send = 'tokens' to use template")
+    if renderer is not None:
+        kwargs = model.chat_template_kwargs
+        return check_fit(where, renderer, system=model.system, kwargs=kwargs, renders=send != "chat")
+    if send != "chat":
+        check_arguments_without_template(where, model.chat_template_kwargs)
+    return ()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from tracemill.schemas.recipe import EngineTable, ModelTable
 from tracemill.schemas.request import Adapter, Completion, Request, Sampling
 from tracemill.schemas.rows import Problem
 from tracemill.synth.backends.scripted import Scripted
-from tracemill.synth.engine import Gate, ProblemEngine, Stopped, Workshop
+from tracemill.synth.engine import ProblemEngine, Workshop
+from tracemill.synth.gate import Gate, Stopped
 from tracemill.synth.journal import Journal
 from tracemill.synth.models import open_role
 from tracemill.synth.roles import Role
