@@ -10,7 +10,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracemill.synth.tiny.problems import LARGEST, Dice, generate, word_problem
+from tracemill.synth.tiny.problems import LARGEST, Dice, arith, word_problem
 
 COMMITTED = Path(__file__).resolve().parent.parent / "data" / "problems" / "arith.jsonl"
 
@@ -69,8 +69,8 @@ def test_the_committed_problems_are_all_different_and_evenly_hard() -> None:
 
 
 def test_taking_more_problems_keeps_those_there_were() -> None:
-    assert list(islice(generate(3), 50)) == list(islice(generate(3), 120))[:50]
-    assert next(generate(3)) != next(generate(4))
+    assert list(islice(arith(3), 50)) == list(islice(arith(3), 120))[:50]
+    assert next(arith(3)) != next(arith(4))
 
 
 def test_dice_are_the_same_on_every_machine() -> None:
