@@ -2,33 +2,36 @@
 
     python -m tracemill.synth.tiny.evaluate --models build/models
 
-writes numbers.json beside the models, a list of rows like
+writes numbers.json beside the models: `cells`, a list of rows like
 
-    {"table": "skills", "row": "long", "temperature": 1.0, "level": 3, "n": 240, "right": 201, "tokens": 150.2, "ended": 240}
+    {"table": "skills", "row": "long", "temperature": 1.0, "level": 3, "n": 100, "right": 81, "ended": 100, "tokens": 150.2}
 
+and what the judge gives to "1" (`hard`), what is wrong with long chains (`flaws`) and an answer of each skill (`examples`).
 The tables: `skills` (each skill on problems without hints), `hints` (Solve. with the right hints, with others among them, with none
 and with the others alone), `scale` (Solve. along the adapter and along the line from the base to the full checkpoint).
+Every answer is to a problem of its own, so that shares have binomial intervals.
 """
 
 import argparse
 import json
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tracemill.synth.tiny.held_out import measured
 from tracemill.synth.tiny.network import Weights, load_model
-from tracemill.synth.tiny.problems import Dice, WordProblem, distractors, mixed, with_chatter
-from tracemill.synth.tiny.texts import HARD_FROM, TASKS, THINK_END, Skill, plan, prompt
+from tracemill.synth.tiny.problems import NAMES, Dice, WordProblem, distractors, mixed, with_chatter
+from tracemill.synth.tiny.texts import HARD_FROM, TASKS, THINK_END, Skill, message, plan, prompt
 
 SCALES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-A_LEVEL = 60
-DRAWS = 4  # at temperature 1
+A_LEVEL = {"skills": 100, "hints": 60, "scale": 60}
 LONGEST = 400
-AT_ONCE = 240
+AT_ONCE = 250
+EQUATION = re.compile(r"(\d+) ([-+*]) (\d+) = (\d+)")
+NOTICED = ", not "
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +135,8 @@ def skills(sampler: Sampler, a_level: int, temperatures: Sequence[float] = (0.0,
         if skill == "judge":
             asked = [with_chatter(Dice(f"chatter/{n}"), problem, n % 3) for n, problem in enumerate(problems)]
         for temperature in temperatures:
-            repeated = list(asked) * (DRAWS if temperature else 1)
-            answers = sampler.answers([prompt(problem.question, skill) for problem in repeated], temperature, seed=1)
-            yield from count("skills", skill, temperature, skill, repeated, answers)
+            answers = sampler.answers([prompt(problem.question, skill) for problem in asked], temperature, seed=1)
+            yield from count("skills", skill, temperature, skill, asked, answers)
 
 
 def with_hints(sampler: Sampler, a_level: int) -> Iterator[Counted]:
@@ -149,25 +151,23 @@ def with_hints(sampler: Sampler, a_level: int) -> Iterator[Counted]:
             )
             prompts.append(prompt(problem.question, "solve", [hint.text for hint in mixed(dice, shown)]))
         for temperature in (0.0, 1.0):
-            draws = DRAWS if temperature else 1
-            answers = sampler.answers(prompts * draws, temperature, seed=2)
-            yield from count("hints", row, temperature, "solve", problems * draws, answers)
+            answers = sampler.answers(prompts, temperature, seed=2)
+            yield from count("hints", row, temperature, "solve", problems, answers)
 
 
 def along(sampler: Sampler, models: Path, a_level: int, scales: Sequence[float] = SCALES) -> Iterator[Counted]:
     problems = measured(a_level)
     prompts = [prompt(problem.question, "solve") for problem in problems]
     base, _ = load_model(models / "tiny-reasoner")
-    for route, ends in (
-        ("adapter", with_adapter(base, models / "tiny-reasoner-long")),
-        ("slow", load_model(models / "tiny-reasoner-slow")[0]),
-    ):
+    ends = {
+        "adapter": with_adapter(base, models / "tiny-reasoner-long"),
+        "slow": load_model(models / "tiny-reasoner-slow")[0],
+    }
+    for route, end in ends.items():
         for scale in scales:
-            sampler.become({name: base[name] + scale * (ends[name] - base[name]) for name in base})
-            for temperature in (0.0, 1.0):
-                draws = DRAWS if temperature else 1
-                answers = sampler.answers(prompts * draws, temperature, seed=3)
-                yield from count("scale", f"{route} {scale}", temperature, "solve", problems * draws, answers)
+            sampler.become({name: base[name] + scale * (end[name] - base[name]) for name in base})
+            answers = sampler.answers(prompts, 1.0, seed=3)
+            yield from count("scale", f"{route} {scale}", 1.0, "solve", problems, answers)
     sampler.become(base)
 
 
@@ -204,10 +204,61 @@ def hard_by_level(sampler: Sampler, a_level: int) -> list[dict[str, float]]:
     return [{"level": level, "hard": round(sum(found) / len(found), 3)} for level, found in sorted(sums.items())]
 
 
-def measure(models: Path, a_level: int = A_LEVEL) -> dict[str, Any]:
+def flaws(sampler: Sampler, a_level: int) -> dict[str, int]:
+    """What is wrong with long chains at temperature 1, in numbers of chains."""
+    problems = measured(a_level)
+    answers = sampler.answers([prompt(problem.question, "long") for problem in problems], 1.0, seed=1)
+    found: Counter[str] = Counter()
+    for problem, answer in zip(problems, answers, strict=True):
+        right = is_right(answer.text, problem, "long")
+        sound = all(
+            {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}[operator] == int(value)
+            for a, operator, b, value in EQUATION.findall(answer.text)
+        )
+        found["chains"] += 1
+        found["right"] += right
+        found["right with a false equation"] += right and not sound
+        found["wrong with true equations only"] += sound and not right
+        found["an error found by a check"] += NOTICED in answer.text
+        found["an error found and the answer right"] += right and NOTICED in answer.text
+        found["wrong and no error found"] += not right and NOTICED not in answer.text
+        found["names a person"] += any(name in answer.text for name in NAMES)
+        found["no end"] += not answer.ended
+    return dict(found)
+
+
+def examples(sampler: Sampler) -> list[dict[str, str]]:
+    """The greedy answer of each skill to one problem, which has three steps and needs a hint."""
+    problem = next(
+        problem for problem in measured(20, invented=True) if problem.difficulty == 3 and len(problem.parts) == 2
+    )
+    dice = Dice("held-out/example")
+    hints = [hint.text for hint in mixed(dice, (*problem.needed, *distractors(dice, problem, 1)))]
+    answers = [sampler.answers([prompt(problem.question, skill, hints)], 0.0, seed=0)[0].text for skill in TASKS]
+    return [
+        {
+            "skill": skill,
+            "message": message(problem.question, task, hints),
+            "answer": answer,
+            "right": str(problem.answer),
+        }
+        for (skill, task), answer in zip(TASKS.items(), answers, strict=True)
+    ]
+
+
+def measure(models: Path, a_level: Mapping[str, int]) -> dict[str, Any]:
     sampler = Sampler(models / "tiny-reasoner")
-    cells = [*skills(sampler, a_level), *with_hints(sampler, a_level), *along(sampler, models, a_level)]
-    return {"cells": [asdict(cell) for cell in cells], "hard": hard_by_level(sampler, a_level)}
+    cells = [
+        *skills(sampler, a_level["skills"]),
+        *with_hints(sampler, a_level["hints"]),
+        *along(sampler, models, a_level["scale"]),
+    ]
+    return {
+        "cells": [asdict(cell) for cell in cells],
+        "hard": hard_by_level(sampler, a_level["skills"]),
+        "flaws": flaws(sampler, a_level["skills"]),
+        "examples": examples(sampler),
+    }
 
 
 def main() -> None:
@@ -215,11 +266,11 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(prog="python -m tracemill.synth.tiny.evaluate", description=__doc__.split("\n")[0])
     parser.add_argument("--models", type=Path, default=Path("build/models"))
-    parser.add_argument("--a-level", type=int, default=A_LEVEL, help="problems of each level")
+    parser.add_argument("--a-level", type=int, help="problems of each level in every table, to be quick")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    numbers = measure(options.models, options.a_level)
-    (options.models / "numbers.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
+    numbers = measure(options.models, dict.fromkeys(A_LEVEL, options.a_level) if options.a_level else A_LEVEL)
+    (options.models / "numbers.json").write_text(json.dumps(numbers, indent=0) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
