@@ -29,7 +29,7 @@ from tracemill.synth.tiny.texts import HARD_FROM, TASKS, THINK_END, Skill, messa
 SCALES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 A_LEVEL = {"skills": 100, "hints": 60, "scale": 60}
 LONGEST = 400
-AT_ONCE = 250
+AT_ONCE = 64
 EQUATION = re.compile(r"(\d+) ([-+*]) (\d+) = (\d+)")
 NOTICED = ", not "
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STEPS = 2600
+KEEP_EVERY = 500
 LEVEL_SHARES = (1, 2, 3, 3, 3)
 SKILL_SHARES: dict[Skill, int] = {
     "solve": 16, "short": 8, "medium": 16, "long": 12, "think": 8, "steps": 14, "judge": 8, "plan": 6,
@@ -110,7 +111,8 @@ def drill_examples(tokenizer: "Tokenizer", seed: int) -> Iterator[Example]:
 def base_batches(tokenizer: "Tokenizer", seed: int, steps: int) -> Iterator[list[list[Example]]]:
     """For each step one list of texts for each kind of row, drills among the shortest."""
     waiting: list[deque[Example]] = [deque() for _ in BATCH]
-    source, drills = base_examples(tokenizer, seed), drill_examples(tokenizer, seed)
+    source = base_examples(tokenizer, seed)
+    drills = (text for text in drill_examples(tokenizer, seed) if len(text.tokens) <= BATCH[0].tokens)
     for step in range(steps):
         drilled = DRILLS_FIRST if step < DRILLS_UNTIL * steps else DRILLS_LATER
         wanted = [BATCH[0].texts - drilled, *(rows.texts for rows in BATCH[1:])]
@@ -142,8 +144,15 @@ def rate(step: int, steps: int, *, warm: int = 40, flat: float = 0.4, last: floa
 
 
 def train_base(
-    tokenizer: "Tokenizer", seed: int, *, steps: int = STEPS, shape: Shape | None = None, compiled: bool = True
+    tokenizer: "Tokenizer",
+    seed: int,
+    *,
+    steps: int = STEPS,
+    shape: Shape | None = None,
+    compiled: bool = True,
+    keep: Path | None = None,
 ) -> tuple[Weights, Shape]:
+    """Train from nothing; every KEEP_EVERY steps the weights so far are saved in `keep`, to be looked at meanwhile."""
     import torch
 
     shape = shape or Shape(tokenizer.get_vocab_size())
@@ -172,6 +181,8 @@ def train_base(
             optimizer.step()
             optimizer.zero_grad()
         report.step(loss, sum(len(text.tokens) for texts in batch for text in texts))
+        if keep is not None and (step + 1) % KEEP_EVERY == 0:
+            save_model({name: tensor.detach() for name, tensor in weights.items()}, shape, keep)
     return {name: tensor.detach() for name, tensor in weights.items()}, shape
 
 
@@ -235,9 +246,9 @@ def main() -> None:
     began = time.monotonic()
     out: Path = options.out
     tokenizer = train_tokenizer(sample_texts())
-    base, shape = train_base(tokenizer, options.seed, steps=options.steps)
     for name in ("tiny-reasoner", "tiny-reasoner-slow"):
         save_tokenizer(tokenizer, out / name)
+    base, shape = train_base(tokenizer, options.seed, steps=options.steps, keep=out / "tiny-reasoner")
     save_model(base, shape, out / "tiny-reasoner")
     minutes = {"base": (time.monotonic() - began) / 60}
     adapter, _ = long_direction(tokenizer, base, shape, options.seed, rank=RANK)
