@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 RANK = 16
 GAIN = 2.0  # lora_alpha / rank
-STEPS = 400
+STEPS = 300
 BATCHES_A_STEP = 2
 Adapter: TypeAlias = "dict[str, tuple[Tensor, Tensor]]"
 
