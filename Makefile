@@ -22,9 +22,14 @@ $(PIP) install --upgrade 'pip>=25.1' \
 && $(PIP) uninstall --yes torchvision torchaudio torchcodec
 endef
 
+SEED ?= 0
+OUT ?= build/models
+# The seeds whose numbers the card shows; the weights that are taken are the first one's.
+SEEDS ?= build/models build/models-1
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow check bench clean
+.PHONY: help demo test test-slow check bench model card clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
@@ -45,6 +50,14 @@ check: $(STAMP)  ## format, lint, types
 
 bench: $(STAMP)  ## the numbers of docs/benchmarks.md: an hour or more; BENCHES="journal restart" for some
 	@set -e; for bench in $(BENCHES); do echo "== $$bench"; $(BIN)/python "tests/bench/$$bench.py"; done
+
+model: export OMP_NUM_THREADS := 1
+model: $(STAMP)  ## trains the small model from nothing and measures it: 40 minutes or more, one thread; SEED=1 OUT=build/models-1
+	$(BIN)/python -m tracemill.synth.tiny.train --seed $(SEED) --out $(OUT)
+	$(BIN)/python -m tracemill.synth.tiny.evaluate --models $(OUT)
+
+card: $(STAMP)  ## takes the trained models in SEEDS="build/models build/models-1" into data/models and writes their card
+	$(BIN)/python -m tracemill.synth.tiny.card --models $(SEEDS)
 
 clean:  ## remove the environment and caches; the store stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
