@@ -537,10 +537,10 @@ async def test_preview_shows_what_a_server_is_sent(made: Any, store: Store):
 def test_a_switch_that_the_named_template_does_not_read_is_a_note_where_the_server_renders():
     engine = EngineTable(kind="openai", base_urls=("http://127.0.0.1:9/v1",))
     table = ModelTable(
-        name="m", max_tokens=8, tokenizer="tiny-reasoner", chat_template_kwargs={"enable_thinking": True}
+        name="m", max_tokens=8, tokenizer="tiny-reasoner", chat_template_kwargs={"thinking_effort": "high"}
     )
     [note] = open_role("solver", table, engine, runtime=Path()).notes
-    assert "enable_thinking" in note
+    assert "thinking_effort" in note
     assert "only the server knows" in note
 
 
