@@ -51,14 +51,14 @@ def lengths(dataset_path: Path, to: str, out: Path, **options: Any) -> Iterator[
     rows = sum(pq.read_metadata(file).num_rows for file in out.glob("*.parquet"))
     tables = tables_of(dataset_path)
     if (answers := find_view(to, options).answers) is None:
-        yield f"rows    {rows:,} prompts"
+        yield f"rows    {rows:,}, prompts"
         return
     table, frame = answers(tables)
     tokens = pl.col("n_tokens")
     beyond = [(tokens > limit).mean().alias(f"{limit:,}") for limit in WINDOWS]
     facts = frame.select(pl.len().alias("all"), tokens.mean().alias("mean"), tokens.max().alias("max"), *beyond)
     [found] = facts.collect(engine="streaming").to_dicts()
-    yield f"rows    {rows:,}, of {found['all']:,} answers in {table}"
+    yield f"rows    {rows:,}, from {found['all']:,} answers in {table}"
     if found["mean"] is not None:
         over = ", ".join(f"{limit:,}: {found[f'{limit:,}']:.1%}" for limit in WINDOWS)
         whose = _whose_tokens(tables)

@@ -65,7 +65,7 @@ def candidates(tables: Tables, role: str) -> tuple[pl.LazyFrame, pl.LazyFrame]:
         pl.col("text").hash().alias("same_text"),
         pl.col("verdict").str.extract(r"^(\w+)").alias("status"),
         (pl.col("finish_reason") == "length").fill_null(value=True).alias("truncated"),
-    ).filter(pl.col("n_tokens").is_not_null() & pl.col("status").is_in(["equal", "different"]))
+    ).filter(pl.col("status").is_in(["equal", "different"]))
     alike = narrow.group_by("problem_id", "same_text", "status", "truncated", "n_tokens").agg(pl.col("key").min())
     return alike, answers.select("key", "text")
 

@@ -39,6 +39,7 @@ def trl_dpo(
     on both sides. A truncated answer is never chosen, an undecided one never used; equal texts count once.
     """
     answers, texts = candidates(tables, role)
+    answers = answers.filter(pl.col("n_tokens").is_not_null())
     right, wrong = answers.filter(pl.col("status") == "equal"), answers.filter(pl.col("status") == "different")
     short = _numbered(right.filter(~pl.col("truncated")), pl.col("n_tokens"), "chosen")
     rivals = {
