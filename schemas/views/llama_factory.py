@@ -59,8 +59,8 @@ def sharegpt(tables: Tables) -> pl.LazyFrame:
 
     Beside them stands `dataset_info.json`; the entry has the dataset's name: `dataset_dir: DIR`, `dataset: NAME`. A call of
     tools is a turn `function_call`, JSON text of names and arguments; what tools say is an `observation`, joined where several
-    answer at once. Earlier thoughts stand between think tags. Ids of calls and names of speakers have no place there. A
-    conversation whose sides do not take turns is left out, since LLaMA-Factory would skip it.
+    answer at once, as questions are. Earlier thoughts stand between think tags. Ids of calls and names of speakers have no
+    place there. A conversation whose sides do not take turns is left out, since LLaMA-Factory would skip it.
     """
 
     def row(messages: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -111,13 +111,16 @@ def _each(
     tools = tools_of(rows)
     whole = {**schema, **dict.fromkeys(tools, pl.String)}
 
-    def convert(frame: pl.DataFrame) -> pl.DataFrame:
+    def few(frame: pl.DataFrame) -> pl.DataFrame:
         made = [
             {**found, **{name: given[name] or "" for name in tools}}
             for given in frame.iter_rows(named=True)
             if (found := row(given["messages"])) is not None
         ]
         return pl.DataFrame(made, schema=whole)
+
+    def convert(frame: pl.DataFrame) -> pl.DataFrame:  # few at a time: Python's own form of a text is large
+        return pl.concat([pl.DataFrame(schema=whole), *map(few, frame.iter_slices(1024))])
 
     return rows.select("messages", *tools).map_batches(
         convert,
