@@ -166,6 +166,13 @@ def test_questions_in_a_row_are_one_turn_and_no_system_prompt_is_an_empty_one() 
     assert row["system"] == ""
 
 
+@pytest.mark.parametrize(("view", "where"), [(sharegpt, "conversations"), (alpaca, "history")])
+def test_earlier_thoughts_stand_between_think_tags(view: Any, where: str) -> None:
+    thought = {**turn("assistant", "Yes?"), "reasoning_content": "Who is it?"}
+    [row] = made(view, [SEVERAL[0], thought, *SEVERAL[2:]])
+    assert "<think>\nWho is it?\n</think>\n\nYes?" in str(row[where]).replace("\\n", "\n")
+
+
 def test_calls_are_function_call_turns_and_what_tools_say_is_one_observation() -> None:
     [row] = made(sharegpt, CALLING, tools=TOOLS)
     tags = ["human", "function_call", "observation", "function_call", "observation", "gpt"]
@@ -185,6 +192,9 @@ def test_calls_are_function_call_turns_and_what_tools_say_is_one_observation() -
         [turn("user", "a"), turn("assistant", "b"), turn("system", "c"), turn("assistant", "d")],
         [turn("system", "a"), turn("assistant", "b")],
         [turn("assistant", "b"), turn("user", "a"), turn("assistant", "b")],
+        [turn("user", "a"), turn("assistant", "b"), turn("assistant", "c"), turn("assistant", "d")],
+        [turn("user", "a"), turn("assistant", "b"), turn("user", "c")],
+        [turn("system", "a")],
     ],
 )
 @pytest.mark.parametrize("view", [sharegpt, alpaca])

@@ -11,7 +11,7 @@ def openrlhf(tables: Tables, *, form: Literal["sft", "rl"] = "sft") -> pl.LazyFr
     """Conversations for OpenRLHF: `input` and `output` to learn from, or with `form = "rl"` prompts with checkable answers.
 
     `sft` has the chosen traces, for `--data.input_key input --data.output_key output`. `rl` has the columns `prompt`, `label`
-    (the gold) and `datasource`, which it counts rewards by, for `--data.input_key prompt --data.label_key label`. Both need
+    (the gold) and `datasource`, which its evaluations go by, for `--data.input_key prompt --data.label_key label`. Both need
     `--data.apply_chat_template`. OpenRLHF shows no tools to a template, so the column `tools` is for others.
     """
     if form == "rl":
