@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -183,17 +183,32 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            "--to", metavar="FORMAT", help="trl-sft, trl-dpo, trl-grpo, verl, mixchain-wide or mixchain-long."
+            "--to",
+            metavar="FORMAT",
+            help="trl-sft, trl-dpo, trl-kto, trl-grpo, verl, sharegpt, alpaca, openrlhf, mixchain-wide or mixchain-long.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder that is new or empty.")],
     store: StoreOption = STORE,
+    chosen: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="An option of the format, such as pairs=4; repeatable."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the folder.")] = False,
 ) -> None:
     """Write a version in the format of a trainer."""
     from tracemill.pipelines.export import export as exported
+    from tracemill.pipelines.export import lengths
+    from tracemill.schemas.recipe import apply_override
 
     with _errors():
-        print(exported(_store(store, read_only=True).open(ref).path, to, out))
+        options: dict[str, Any] = {}
+        for override in chosen or ():
+            apply_override(options, override)
+        version = _store(store, read_only=True).open(ref).path
+        print(folder := exported(version, to, out, **options))
+        for line in () if quiet else lengths(version, to, folder, **options):
+            print(line)
 
 
 def main() -> None:

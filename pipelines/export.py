@@ -4,8 +4,7 @@ import inspect
 import json
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,11 @@ from tracemill.pipelines.durable import sync, watch_disk
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import suggest
 from tracemill.schemas.tables import MORE_OF_A_TURN, as_given
-from tracemill.schemas.views import View, view_named
+from tracemill.schemas.views import View, bound, view_named
+from tracemill.schemas.views.tables import Tables, chosen
+
+WINDOWS = (8192, 16384, 32768)
+"""What trainers commonly cut off at."""
 
 
 def export(dataset_path: Path, to: str, out: Path, **options: Any) -> Path:
@@ -43,10 +46,37 @@ def export(dataset_path: Path, to: str, out: Path, **options: Any) -> Path:
     return out
 
 
+def lengths(dataset_path: Path, to: str, out: Path, **options: Any) -> Iterator[str]:
+    """What a trainer has to make room for in an export: its rows, and the tokens of the answers that they are made of."""
+    rows = sum(pq.read_metadata(file).num_rows for file in out.glob("*.parquet"))
+    tables = tables_of(dataset_path)
+    if (answers := find_view(to, options).answers) is None:
+        yield f"rows    {rows:,}, prompts"
+        return
+    table, frame = answers(tables)
+    tokens = pl.col("n_tokens")
+    beyond = [(tokens > limit).mean().alias(f"{limit:,}") for limit in WINDOWS]
+    facts = frame.select(pl.len().alias("all"), tokens.mean().alias("mean"), tokens.max().alias("max"), *beyond)
+    [found] = facts.collect(engine="streaming").to_dicts()
+    yield f"rows    {rows:,}, from {found['all']:,} answers in {table}"
+    if found["mean"] is not None:
+        over = ", ".join(f"{limit:,}: {found[f'{limit:,}']:.1%}" for limit in WINDOWS)
+        whose = _whose_tokens(tables)
+        yield f"tokens  mean {found['mean']:,.0f}, max {found['max']:,}; over {over} (answers alone, counted by {whose})"
+
+
+def _whose_tokens(tables: Tables) -> str:
+    """Who counted: the tokenizers that the chosen traces name."""
+    traces = chosen(tables)
+    if "tokenizer" not in traces.collect_schema().names():
+        return "a tokenizer that is not named"
+    named = traces.select(pl.col("tokenizer").drop_nulls().unique().sort()).collect()["tokenizer"].to_list()
+    return ", ".join(named) or "a tokenizer that is not named"
+
+
 def find_view(to: str, options: Mapping[str, Any]) -> View:
     """The view of a format with its options checked and bound, or a RecipeError that says what to change."""
-    view = view_named(to)
-    parameters = inspect.signature(view, eval_str=True).parameters
+    parameters = inspect.signature(view_named(to), eval_str=True).parameters
     known = {name: p.annotation for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
     for name, value in options.items():
         if name not in known:
@@ -56,13 +86,16 @@ def find_view(to: str, options: Mapping[str, Any]) -> View:
         except ValidationError as error:
             faults = "; ".join(fault["msg"] for fault in error.errors(include_url=False))
             raise RecipeError(f"{to}: {name} = {value!r}: {faults}") from None
-    return partial(view, **options)
+    return bound(to, options)
 
 
 def write_view(view: View, dataset_path: Path, file: Path) -> int:
-    """Stream a view of the version at `dataset_path` to a Parquet file, synced; how many rows it has."""
+    """Stream a view of the version at `dataset_path` to a Parquet file, synced, and beside it what else it needs.
+
+    How many rows it has.
+    """
     with watch_disk(file):
-        rows = view(tables_of(dataset_path))
+        rows = view.rows(tables_of(dataset_path))
         talks = [name for name, dtype in rows.collect_schema().items() if _holds_more(dtype)]
         plain = file.with_suffix(".plain") if talks else file
         rows.sink_parquet(plain, compression="zstd", engine="streaming")
@@ -70,6 +103,11 @@ def write_view(view: View, dataset_path: Path, file: Path) -> int:
             _with_turns_as_given(plain, talks, file)
             plain.unlink()
         sync(file)
+        if view.info is not None:
+            info = view.info(dataset_path.parent.name, file.name, pq.read_schema(file).names)
+            beside = file.with_name("dataset_info.json")
+            beside.write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+            sync(beside)
     return pq.read_metadata(file).num_rows
 
 

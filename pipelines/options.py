@@ -30,6 +30,8 @@ SECTIONS: Mapping[catalog.Kind, tuple[str, str]] = {
     ),
     "selectors": ("Selectors", "Which of the good rows to take, seen side by side: `[[select]]`, in the order given."),
 }
+FORMATS_ABOUT = """Layouts of trainers: `tracemill export REF --to FORMAT --out DIR`, with `--set KEY=VALUE` for an option, or a table or `true`
+under `[views]`. What comes out is a folder that `datasets.load_dataset` opens."""
 WORDS: Mapping[Any, str] = {int: "whole number", float: "number", str: "text", bool: "true or false", Any: "anything"}
 
 
@@ -51,7 +53,7 @@ def page() -> Iterator[str]:
             module = importlib.import_module(f"tracemill.{catalog.FOLDERS[kind]}.{name}")
             yield from _described(name, getattr(module, name))
     yield "## Formats"
-    yield "Layouts of trainers: `tracemill export REF --to FORMAT --out DIR`, or a table or `true` under `[views]`."
+    yield FORMATS_ABOUT
     for name in FORMATS:
         yield from _described(name, view_named(name))
 

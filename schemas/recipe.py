@@ -14,7 +14,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from tracemill.schemas.errors import RecipeError
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
-FORMATS = ("trl-sft", "trl-dpo", "trl-grpo", "verl", "mixchain-wide", "mixchain-long")
+FORMATS = (
+    *("trl-sft", "trl-dpo", "trl-kto", "trl-grpo", "verl", "sharegpt", "alpaca", "openrlhf"),
+    *("mixchain-wide", "mixchain-long"),
+)
 """What `[views]` and `tracemill export --to` know."""
 WEIGHTS = ("adapter", "start", "end")
 """Options of a method that name weights: a folder is meant from the recipe's own."""
@@ -187,7 +190,7 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     _spell_out(table)
     _anchor(table, path.resolve().parent)
     for override in overrides:
-        _override(table, override)
+        apply_override(table, override)
     _spell_out(table)  # again: an override may bring a short form
     _anchor(table, Path.cwd())
     return parse_recipe(table, str(path))
@@ -275,7 +278,7 @@ def _anchor_key(table: Any, key: str, folder: Path, *, only_if_path: bool = Fals
     table[key] = str((folder / Path(value).expanduser()).resolve())
 
 
-def _override(table: dict[str, Any], override: str) -> None:
+def apply_override(table: dict[str, Any], override: str) -> None:
     """Apply `a.b=v`. The value is TOML where it parses as TOML, else text; a path is meant from the working folder."""
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:

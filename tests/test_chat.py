@@ -128,7 +128,7 @@ def test_datasets_loads_conversations_with_tools(made: Any, store: Store, tmp_pa
     assert plain["messages"][0]["tool_calls"] is None
 
 
-@pytest.mark.parametrize("to", ["trl-dpo", "trl-grpo", "verl"])
+@pytest.mark.parametrize("to", ["trl-dpo", "trl-kto", "trl-grpo", "verl"])
 def test_prompts_with_calls_go_out_as_they_were_given(to: str, made: Any, store: Store, tmp_path: Path):
     def some(request: Request) -> str:
         return right(request) + " indeed" * request.index
@@ -136,6 +136,26 @@ def test_prompts_with_calls_go_out_as_they_were_given(to: str, made: Any, store:
     dataset = build(made(TWO, synth={"use": "sample", "n": 2}), store, reply=some).dataset
     rows = loaded(export(dataset.path, to, tmp_path / "out"), tmp_path)
     assert (rows[0]["prompt"], json.loads(rows[0]["tools"])) == (AS_GIVEN, [TOOL])
+
+
+def test_calls_and_tools_reach_the_layouts_of_other_trainers(made: Any, store: Store, tmp_path: Path):
+    recipe = made(TWO, filters=[{"use": "correct"}], views={"sharegpt": True, "openrlhf": {"form": "sft"}})
+    dataset = build(recipe, store, reply=right).dataset
+    [row] = loaded(dataset.path / "views" / "openrlhf", tmp_path)
+    assert row == {
+        "input": AS_GIVEN,
+        "output": [{"role": "assistant", "content": r"\boxed{13}"}],
+        "tools": row["tools"],
+    }
+    [row] = loaded(dataset.path / "views" / "sharegpt", tmp_path)
+    tags = ["human", "function_call", "observation", "gpt"]
+    assert [said["from"] for said in row["conversations"]] == tags
+    assert '{"name": "add", "arguments": {"a": 6, "b": null}}' in row["conversations"][1]["value"]
+    assert (row["system"], json.loads(row["tools"])) == ("Use the tool.", [TOOL])
+    assert list(json.loads((dataset.path / "views" / "sharegpt" / "dataset_info.json").read_text())) == ["chats"]
+    assert len(loaded(dataset.path, tmp_path)) == 1  # the version opens as it did
+    with pytest.raises(RecipeError, match="would have no rows"):
+        export(dataset.path, "alpaca", tmp_path / "alpaca")
 
 
 def test_a_dataset_without_calls_and_tools_has_the_plain_layout(made: Any, store: Store):

@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from tests.conftest import PROBLEMS
 from tracemill.pipelines.cli import app
+from tracemill.schemas.recipe import FORMATS
 
 COMMANDS: Any = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 SUMMARY = [
@@ -244,12 +245,24 @@ def test_a_store_tells_what_it_holds(tracemill: Run, recipe: str, tmp_path: Path
     assert summary["version"] in tracemill("status", "sums").stdout
 
 
-@pytest.mark.parametrize("form", ["trl-sft", "trl-dpo", "trl-grpo", "verl"])
+@pytest.mark.parametrize("form", [name for name in FORMATS if not name.startswith("mixchain")])
 def test_a_version_is_exported_for_every_trainer(tracemill: Run, recipe: str, tmp_path: Path, form: str):
     tracemill("build", recipe, "-q")
     out = tmp_path / "deep" / "out"
-    assert tracemill("export", "sums", "--to", form, "--out", str(out)).stdout == f"{out}\n"
-    assert pl.read_parquet(out / "*.parquet").height > 0
+    said = tracemill("export", "sums", "--to", form, "--out", str(out)).stdout.splitlines()
+    assert said[0] == str(out)
+    height = pl.read_parquet(out / "*.parquet").height
+    assert said[1].startswith(f"rows    {height}, ")
+    assert [line.split()[0] for line in said[2:]] == ([] if form in ("trl-grpo", "verl") else ["tokens"])
+
+
+def test_an_export_takes_options_and_is_quiet_when_asked(tracemill: Run, recipe: str, tmp_path: Path):
+    tracemill("build", recipe, "-q")
+    out = tmp_path / "out"
+    asked = ("export", "sums", "--to", "openrlhf", "--out", str(out))
+    assert "'from'; did you mean 'form'?" in tracemill(*asked, "--set", "from=rl", code=2).stderr
+    assert tracemill(*asked, "--set", "form=rl", "-q").stdout == f"{out}\n"
+    assert "label" in pl.read_parquet(out / "*.parquet").columns
 
 
 def test_a_running_build_is_shown_as_running(tracemill: Run, recipe: str, tmp_path: Path):

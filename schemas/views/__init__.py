@@ -1,0 +1,82 @@
+"""A version's tables in the layouts of trainers. Each view is a function with the name of its format, `-` written `_`.
+
+    trl-sft     rows                         one row a chosen trace; where rows are folded, of the table `traces`
+    trl-dpo     samples, problems            one row a pair of answers to one prompt; without samples: rows, rejected, problems
+    trl-kto     samples, problems            one row an answer that is right or wrong; without samples the same
+    trl-grpo    problems                     one row a problem of which a trace was chosen: prompts that can be learnt from
+    verl        problems                     the same, in verl's columns
+    sharegpt, alpaca    rows                 as trl-sft, with the dataset_info.json of LLaMA-Factory
+    openrlhf    rows, or problems            as trl-sft or trl-grpo, in OpenRLHF's columns
+    mixchain-wide   rows                     one row a question in the published columns of MixChain
+    mixchain-long   traces                   one row a chain with alpha, beta and stage
+
+Column names are those that TRL 1.16, verl 0.9, LLaMA-Factory 0.9.5 and OpenRLHF 0.11 read. Conversations are lists of turns in
+every row, because TRL decides by the first row how to read them all; golds stay text, because Arrow cannot mix numbers and words.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import polars as pl
+
+from tracemill.schemas.errors import RecipeError
+from tracemill.schemas.recipe import FORMATS, suggest
+from tracemill.schemas.views.llama_factory import alpaca, dataset_info, sharegpt
+from tracemill.schemas.views.mixchain import mixchain_long, mixchain_wide
+from tracemill.schemas.views.openrlhf import openrlhf
+from tracemill.schemas.views.tables import Tables, candidates, chosen
+from tracemill.schemas.views.trl import trl_dpo, trl_grpo, trl_kto, trl_sft
+from tracemill.schemas.views.verl import verl
+
+Format = Callable[..., pl.LazyFrame]
+Answers = Callable[[Tables], tuple[str, pl.LazyFrame]]
+_FUNCTIONS: tuple[Format, ...] = (
+    *(trl_sft, trl_dpo, trl_kto, trl_grpo, verl, sharegpt, alpaca, openrlhf),
+    *(mixchain_wide, mixchain_long),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A format with its options bound."""
+
+    rows: Callable[[Tables], pl.LazyFrame]
+    answers: Answers | None = None
+    """The answers that rows are made of: the table they stand in, and a frame with n_tokens; None where rows are prompts."""
+    info: Callable[[str, str, Sequence[str]], Mapping[str, Any]] | None = None
+    """`dataset_info.json` by the dataset's name, the file's and its columns, where the trainer finds datasets by one."""
+
+
+def view_named(name: str) -> Format:
+    """The function of a format."""
+    if name not in FORMATS:
+        raise RecipeError(f"no format {name!r}{suggest(name, FORMATS)}")
+    return next(function for function in _FUNCTIONS if function.__name__ == name.replace("-", "_"))
+
+
+def bound(name: str, options: Mapping[str, Any]) -> View:
+    """A format with options, which are checked already, and what belongs to it."""
+    answers: Answers | None = _of_rows
+    if name in ("trl-grpo", "verl") or options.get("form") == "rl":
+        answers = None
+    elif name in ("trl-dpo", "trl-kto"):
+        answers = partial(_right_or_wrong, options.get("role", "solver"))
+    info = dataset_info if name in ("sharegpt", "alpaca") else None
+    return View(partial(view_named(name), **options), answers, info)
+
+
+def _of_rows(tables: Tables) -> tuple[str, pl.LazyFrame]:
+    return "traces" if "traces" in tables else "rows", chosen(tables)
+
+
+def _right_or_wrong(role: str, tables: Tables) -> tuple[str, pl.LazyFrame]:
+    return "samples" if "samples" in tables else "rows and rejected", candidates(tables, role)[0]
+
+
+__all__ = [
+    *("Format", "Tables", "View", "bound", "view_named"),
+    *("alpaca", "mixchain_long", "mixchain_wide", "openrlhf", "sharegpt"),
+    *("trl_dpo", "trl_grpo", "trl_kto", "trl_sft", "verl"),
+]

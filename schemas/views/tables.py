@@ -1,0 +1,75 @@
+"""What views read of a version's tables: the chosen traces, prompts with a gold, and answers that are right or wrong."""
+
+from collections.abc import Mapping
+
+import polars as pl
+
+from tracemill.schemas.errors import RecipeError
+
+Tables = Mapping[str, pl.LazyFrame]
+
+_TRACE = pl.Struct(
+    {
+        "n_tokens": pl.Int64,
+        "finish_reason": pl.String,
+        "verdict": pl.String,
+        "messages": pl.List(pl.Struct({"role": pl.String, "content": pl.String})),
+    }
+)
+"""What a pair needs of a trace that was turned down."""
+
+
+def chosen(tables: Tables) -> pl.LazyFrame:
+    """The chosen traces: `rows`, or `traces` where rows are folded."""
+    return tables["traces"] if "traces" in tables else table(tables, "rows")
+
+
+def table(tables: Tables, name: str) -> pl.LazyFrame:
+    if name not in tables:
+        raise RecipeError(
+            f"this format needs the table {name!r}; the version has: {', '.join(sorted(tables)) or 'none'}"
+        )
+    return tables[name]
+
+
+def tools_of(frame: pl.LazyFrame) -> list[str]:
+    """The column of tools, where a table has one."""
+    return [name for name in frame.collect_schema().names() if name == "tools"]
+
+
+def checkable(tables: Tables) -> pl.LazyFrame:
+    """Problems with a gold of which a trace was chosen, in the order of their ids."""
+    return (
+        table(tables, "problems")
+        .filter((pl.col("outcome") == "chosen") & pl.col("gold").is_not_null())
+        .sort("problem_id")
+    )
+
+
+def candidates(tables: Tables, role: str) -> tuple[pl.LazyFrame, pl.LazyFrame]:
+    """Every answer of a role that is right or wrong, narrow, and the text of each by key."""
+    if "samples" in tables:
+        answers = tables["samples"].filter(pl.col("role") == role)
+        answers = answers.select("key", "problem_id", "text", "n_tokens", "finish_reason", "verdict")
+    else:  # nothing was sampled here: the given traces are the rows, and what stands in `rejected`
+        down = table(tables, "rejected").filter(pl.col("id").is_not_null())
+        down = down.select("id", "problem_id", pl.col("row").str.json_decode(_TRACE)).unnest("row")
+        columns = ["id", "problem_id", "n_tokens", "finish_reason", "verdict", "messages"]
+        both = pl.concat([chosen(tables).select(columns), down.select(columns)]).rename({"id": "key"})
+        text = pl.col("messages").list.last().struct.field("content")
+        answers = both.with_columns(text.alias("text"))
+    narrow = answers.select(
+        "key",
+        "problem_id",
+        "n_tokens",
+        pl.col("text").hash().alias("same_text"),
+        pl.col("verdict").str.extract(r"^(\w+)").alias("status"),
+        (pl.col("finish_reason") == "length").fill_null(value=True).alias("truncated"),
+    ).filter(pl.col("status").is_in(["equal", "different"]))
+    alike = narrow.group_by("problem_id", "same_text", "status", "truncated", "n_tokens").agg(pl.col("key").min())
+    return alike, answers.select("key", "text")
+
+
+def answer(column: str) -> pl.Expr:
+    """A text as a conversation of one turn."""
+    return pl.concat_list(pl.struct(pl.lit("assistant").alias("role"), pl.col(column).alias("content")))
