@@ -182,7 +182,9 @@ def explain(
     ref: RefArgument,
     row: Annotated[
         str,
-        typer.Argument(metavar="ID", help="A row, a problem, or a request's key; or 6 or more of its first characters."),
+        typer.Argument(
+            metavar="ID", help="A row, a problem, or a request's key; or 6 or more of its first characters."
+        ),
     ],
     store: StoreOption = STORE,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, with whole texts.")] = False,

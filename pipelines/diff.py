@@ -83,7 +83,8 @@ def _either(a: pl.DataType, b: pl.DataType) -> pl.DataType:
 
 
 def _instance(kind: Any) -> pl.DataType:
-    return kind() if isinstance(kind, type) else kind
+    made: pl.DataType = kind() if isinstance(kind, type) else kind
+    return made
 
 
 def _compared(frames: Sequence[pl.LazyFrame]) -> tuple[pl.DataFrame, tuple[int, int]]:
@@ -97,7 +98,9 @@ def _compared(frames: Sequence[pl.LazyFrame]) -> tuple[pl.DataFrame, tuple[int, 
     changed = changed.select(
         pl.lit("changed").alias("change"),
         "id",
-        pl.concat_list([pl.when(_differs(name)).then(pl.lit(name)) for name in names]).list.drop_nulls().alias("columns")
+        pl.concat_list([pl.when(_differs(name)).then(pl.lit(name)) for name in names])
+        .list.drop_nulls()
+        .alias("columns")
         if names
         else pl.lit([], pl.List(pl.String)).alias("columns"),
     )

@@ -92,7 +92,12 @@ def _tables(facts: Facts) -> Iterator[tuple[str, Table]]:
 
 
 def _reason(line: Facts) -> dict[str, str]:
-    return {"rows": f"{line['rows']:,}", "": line["change"], "reason": line["reason"], "detail": one_line(line["detail"], WIDTH)}
+    return {
+        "rows": f"{line['rows']:,}",
+        "": line["change"],
+        "reason": line["reason"],
+        "detail": one_line(line["detail"], WIDTH),
+    }
 
 
 def _known(shift: Facts) -> bool:

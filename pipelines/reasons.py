@@ -25,12 +25,18 @@ ABSENT = object()
 
 _TRACE = {"id": pl.String, "problem_id": pl.String, "key": pl.String, "verdict": pl.String, "content": pl.String}
 _DOWN = {"id": pl.String, "problem_id": pl.String, "stage": pl.String, "reason": pl.String, "row": pl.String}
-_PROBLEM = {"problem_id": pl.String, "question": pl.String, "gold": pl.String, "outcome": pl.String, "reason": pl.String}
+_PROBLEM = {
+    "problem_id": pl.String,
+    "question": pl.String,
+    "gold": pl.String,
+    "outcome": pl.String,
+    "reason": pl.String,
+}
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What the two manifests say that the versions were made from, as far as it differs: path, a, b; null: not there."""
-    found = list(_unlike(*(_keyed(m["identity"]) for m in (a, b)), ""))
+    found = list(_unlike(_keyed(a["identity"]), _keyed(b["identity"]), ""))
     for part in ("plugins", "verifier"):
         found += _unlike(a.get(part, {}), b.get(part, {}), part)
     if a.get("code") != b.get("code"):
@@ -84,8 +90,14 @@ class _Recipes:
         if kind in ("filter", "select"):
             part = "filters" if kind == "filter" else "select"
             own = (f"{part}.{name}", f"plugins.{name}", f"{part} (order)")
-            changed = any(path == mine or path.startswith((f"{mine}.", f"{mine}#")) for path in self._paths for mine in own)
-            names = ("filter changed", "filtered otherwise") if kind == "filter" else ("selector changed", "selected otherwise")
+            changed = any(
+                path == mine or path.startswith((f"{mine}.", f"{mine}#")) for path in self._paths for mine in own
+            )
+            names = (
+                ("filter changed", "filtered otherwise")
+                if kind == "filter"
+                else ("selector changed", "selected otherwise")
+            )
             return names[0] if changed else names[1]
         if kind == "problem_filter":
             keeps = any(path.startswith("source.") and ".keep" in path for path in self._paths)
@@ -124,7 +136,11 @@ def why(
     seen = compared.lazy().with_row_index("at")
     problems = [_problems(version, compared) for version in versions]
     traces = [_traces(version, compared, by) for version in versions]
-    both = traces[0].join(traces[1], on=["id", "problem_id"], how="full", coalesce=True, suffix="_b").rename({"id": "trace"})
+    both = (
+        traces[0]
+        .join(traces[1], on=["id", "problem_id"], how="full", coalesce=True, suffix="_b")
+        .rename({"id": "trace"})
+    )
     if not folded:
         both = both.with_columns(pl.col("trace").alias("id")).drop("problem_id")
     facts = seen.join(both.lazy(), on=by, how="left")
@@ -134,7 +150,8 @@ def why(
     stages = {*said["stage"].unique(), *said["stage_b"].unique(), *said["said"].struct.field("stage").unique()} - {None}
     said = said.select("at", pl.col("said").struct.unnest())
     told = pl.coalesce(
-        "reason", pl.col("stage").replace_strict({s: recipes.of_stage(s) for s in stages}, default=None, return_dtype=pl.String)
+        "reason",
+        pl.col("stage").replace_strict({s: recipes.of_stage(s) for s in stages}, default=None, return_dtype=pl.String),
     )
     rank = pl.col("told").replace_strict({reason: rank for rank, reason in enumerate(REASONS)}, return_dtype=pl.Int64)
     first = (
@@ -201,7 +218,9 @@ def _verdict(recipes: _Recipes, *, folded: bool) -> pl.Expr:
         (judged.list.len() > 0, "verification changed", judged.list.sort().list.join(", "), None),
         (of_selectors, "selector changed", listed, None),
     ]
-    said = pl.struct(pl.lit("method changed").alias("reason"), pl.lit(None, pl.String).alias("stage"), listed.alias("detail"))
+    said = pl.struct(
+        pl.lit("method changed").alias("reason"), pl.lit(None, pl.String).alias("stage"), listed.alias("detail")
+    )
     for holds, reason, detail, stage in reversed(rules):
         stage_text = pl.lit(None, pl.String) if stage is None else stage
         this = pl.struct(pl.lit(reason, pl.String).alias("reason"), stage_text.alias("stage"), detail.alias("detail"))
@@ -213,7 +232,9 @@ def _problems(version: Dataset, compared: pl.DataFrame) -> pl.DataFrame:
     """What became of the problems of the differing rows in one version; those that the source lost have no outcome."""
     wanted = compared.lazy().select("problem_id").unique()
     there = columns_of(version, "problems", _PROBLEM).drop("reason").join(wanted, on="problem_id", how="semi")
-    lost = columns_of(version, "rejected", _DOWN).filter(pl.col("id").is_null()).join(wanted, on="problem_id", how="semi")
+    lost = (
+        columns_of(version, "rejected", _DOWN).filter(pl.col("id").is_null()).join(wanted, on="problem_id", how="semi")
+    )
     failed = columns_of(version, "problems", _PROBLEM).filter(pl.col("outcome") == "failed")
     failed = failed.join(wanted, on="problem_id", how="semi")
     lost = pl.concat(

@@ -22,13 +22,22 @@ _LENGTHS = {
     "p90": pl.col("n_tokens").quantile(0.9, "nearest"),
     "total": pl.col("n_tokens").sum().cast(pl.Float64),
 }
-_VERDICT = pl.when("correct").then(pl.lit("right")).when(~pl.col("correct")).then(pl.lit("wrong")).otherwise(pl.lit("undecided"))
+_VERDICT = (
+    pl.when("correct")
+    .then(pl.lit("right"))
+    .when(~pl.col("correct"))
+    .then(pl.lit("wrong"))
+    .otherwise(pl.lit("undecided"))
+)
 
 
 def shifts(versions: Sequence[Dataset], manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Over the chosen traces: `rows`, or `traces` where those are folded. Every change is b minus a."""
     tables = ["traces" if "traces" in version.tables() else "rows" for version in versions]
-    seen = [columns_of(v, table, _SEEN).with_columns(_VERDICT.alias("verdict")) for v, table in zip(versions, tables, strict=True)]
+    seen = [
+        columns_of(v, table, _SEEN).with_columns(_VERDICT.alias("verdict"))
+        for v, table in zip(versions, tables, strict=True)
+    ]
     a, b = (frame.select(**_LENGTHS).collect(engine="streaming").row(0, named=True) for frame in seen)
     return {
         "over": {"a": tables[0], "b": tables[1]},
@@ -52,7 +61,9 @@ def _shares(frames: Sequence[pl.LazyFrame], column: str) -> list[dict[str, Any]]
     totals = sum(a.values()), sum(b.values())
     lines = []
     for value in sorted({*a, *b}, key=_by_value):
-        share_a, share_b = (counts.get(value, 0) / total if total else None for counts, total in zip((a, b), totals, strict=True))
+        share_a, share_b = (
+            counts.get(value, 0) / total if total else None for counts, total in zip((a, b), totals, strict=True)
+        )
         count = {"a": a.get(value, 0), "b": b.get(value, 0)}
         lines.append({"value": value, "rows": count, "share": _shift(share_a, share_b)})
     return lines
@@ -74,7 +85,10 @@ def _samples(manifests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         {
             "role": role,
             "total": {"a": a.get(role, {}).get("total", 0), "b": b.get(role, {}).get("total", 0)},
-            **{name: _shift(*(_share(counts.get(role), name) for counts in (a, b))) for name in ("correct", "truncated")},
+            **{
+                name: _shift(*(_share(counts.get(role), name) for counts in (a, b)))
+                for name in ("correct", "truncated")
+            },
         }
         for role in sorted({*a, *b})
     ]

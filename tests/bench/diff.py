@@ -106,7 +106,9 @@ def main() -> None:
         start = time.perf_counter()
         versions = [commit(store, asked.rows, second=second) for second in (False, True)]
         sys.stderr.write(f"made two versions in {time.perf_counter() - start:.0f} s\n")
-        say("| rows | added | removed | changed | seconds | peak MB | threads |\n| --: | --: | --: | --: | --: | --: | --: |")
+        say(
+            "| rows | added | removed | changed | seconds | peak MB | threads |\n| --: | --: | --: | --: | --: | --: | --: |"
+        )
         for _ in range(asked.rounds):
             command = [sys.executable, "-c", CODE, folder, *versions]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
