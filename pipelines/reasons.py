@@ -47,8 +47,21 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, An
 
 
 def _keyed(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity whose plug-ins are known by name and not by place, so that one more in front does not change the others."""
-    return {key: _by_name(value) if key in PLUGINS else value for key, value in identity.items()}
+    """An identity by the keys of a recipe, as far as they can be told from the layers of a manifest.
+
+    Plug-ins go by name and not by place, so that one more in front does not change the others.
+    """
+    keyed = {key: _by_name(value) if key in PLUGINS else value for key, value in identity.items()}
+    if isinstance(synth := keyed.get("synth"), Mapping) and isinstance(synth.get("options"), Mapping):
+        keyed["synth"] = {**{key: value for key, value in synth.items() if key != "options"}, **synth["options"]}
+    if isinstance(models := keyed.get("models"), Mapping):
+        keyed["models"] = {role: _settings(asked) for role, asked in models.items()}
+    return keyed
+
+
+def _settings(asked: Mapping[str, Any]) -> dict[str, Any]:
+    inner = {key: value for part in ("model", "sampling") for key, value in asked.get(part, {}).items()}
+    return {**inner, **{key: value for key, value in asked.items() if key not in ("model", "sampling")}}
 
 
 def _by_name(plugins: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -146,7 +159,7 @@ def why(
     facts = seen.join(both.lazy(), on=by, how="left")
     facts = facts.join(problems[0].lazy(), on="problem_id", how="left")
     facts = facts.join(problems[1].lazy(), on="problem_id", how="left", suffix="_b")
-    said = facts.select("at", _verdict(recipes, folded=folded).alias("said"), "stage", "stage_b").collect()
+    said = facts.select("at", _verdict(recipes).alias("said"), "stage", "stage_b").collect()
     stages = {*said["stage"].unique(), *said["stage_b"].unique(), *said["said"].struct.field("stage").unique()} - {None}
     said = said.select("at", pl.col("said").struct.unnest())
     told = pl.coalesce(
@@ -156,7 +169,7 @@ def why(
     rank = pl.col("told").replace_strict({reason: rank for rank, reason in enumerate(REASONS)}, return_dtype=pl.Int64)
     first = (
         said.with_columns(told.alias("told"))
-        .sort("at", rank, "detail", nulls_last=True)
+        .sort("at", rank, "vague", "detail", nulls_last=True)
         .group_by("at", maintain_order=True)
         .first()
     )
@@ -166,7 +179,7 @@ def why(
     return named.sort("at").select("change", "id", "problem_id", "reason", "detail", "columns")
 
 
-def _verdict(recipes: _Recipes, *, folded: bool) -> pl.Expr:
+def _verdict(recipes: _Recipes) -> pl.Expr:
     """A struct of reason, or the stage that it depends on, and detail: the first rule that holds for a row and a trace of it."""
     change, columns = pl.col("change"), pl.col("columns")
     added, removed = change == "added", change == "removed"
@@ -187,8 +200,6 @@ def _verdict(recipes: _Recipes, *, folded: bool) -> pl.Expr:
     by_stage = pl.when(chosen_b & ~chosen_a).then("stage").when(chosen_a & ~chosen_b).then("stage_b")
     stage_why = pl.when(chosen_b & ~chosen_a).then("reason").when(chosen_a & ~chosen_b).then("reason_b")
     only_one = (chosen_a & ~there_b) | (chosen_b & ~there_a)
-    neither = pl.lit(value=False) if not folded else both_there & ~chosen_a & ~chosen_b
-    one_and_gone = pl.lit(value=False) if not folded else (there_a ^ there_b) & ~chosen_a & ~chosen_b
     from_source = columns.list.set_intersection(pl.lit(list(OF_THE_SOURCE)))
     judged = columns.list.set_intersection(pl.lit(list(OF_THE_VERDICT)))
     own = columns.list.set_difference(pl.lit(ROWS.names)).list.len() == columns.list.len()
@@ -213,19 +224,24 @@ def _verdict(recipes: _Recipes, *, folded: bool) -> pl.Expr:
         (new_verdict, "verification changed", text, None),
         (by_stage.is_not_null(), None, pl.concat_str(by_stage, stage_why, separator=" "), by_stage),
         (only_one, "method changed", no_draw, None),
-        (neither | one_and_gone, "method changed", pl.lit(None, pl.String), None),
         (from_source.list.len() > 0, "source changed", from_source.list.sort().list.join(", "), None),
         (judged.list.len() > 0, "verification changed", judged.list.sort().list.join(", "), None),
         (of_selectors, "selector changed", listed, None),
     ]
-    said = pl.struct(
-        pl.lit("method changed").alias("reason"), pl.lit(None, pl.String).alias("stage"), listed.alias("detail")
-    )
+    said = _said("method changed", listed, None, vague=True)
     for holds, reason, detail, stage in reversed(rules):
-        stage_text = pl.lit(None, pl.String) if stage is None else stage
-        this = pl.struct(pl.lit(reason, pl.String).alias("reason"), stage_text.alias("stage"), detail.alias("detail"))
+        this = _said(reason, detail, stage, vague=False)
         said = pl.when(holds.fill_null(value=False)).then(this).otherwise(said)
     return said
+
+
+def _said(reason: str | None, detail: pl.Expr, stage: pl.Expr | None, *, vague: bool) -> pl.Expr:
+    return pl.struct(
+        pl.lit(reason, pl.String).alias("reason"),
+        (pl.lit(None, pl.String) if stage is None else stage).alias("stage"),
+        detail.alias("detail"),
+        pl.lit(vague).alias("vague"),
+    )
 
 
 def _problems(version: Dataset, compared: pl.DataFrame) -> pl.DataFrame:
