@@ -22,6 +22,8 @@ OF_THE_VERDICT = ("verdict", "correct", "answer")
 PLUGINS = ("score", "filters", "select")
 """Parts of a manifest's identity that are lists of plug-ins."""
 ABSENT = object()
+PIECE = 1 << 17
+"""Differing rows whose traces are looked up at once."""
 
 _TRACE = {"id": pl.String, "problem_id": pl.String, "key": pl.String, "verdict": pl.String, "content": pl.String}
 _DOWN = {"id": pl.String, "problem_id": pl.String, "stage": pl.String, "reason": pl.String, "row": pl.String}
@@ -142,8 +144,13 @@ def why(
     manifests: Sequence[Mapping[str, Any]],
     recipe: Sequence[Mapping[str, Any]],
 ) -> pl.DataFrame:
-    """The differing rows with `reason` and `detail`, in the order they came in."""
+    """The differing rows with `reason` and `detail`, in the order they came in; so many at a time that they fit in memory."""
     recipes = _Recipes(manifests, recipe)
+    pieces = [_why(piece, versions, recipes) for piece in compared.iter_slices(PIECE)]
+    return pl.concat(pieces or [_why(compared, versions, recipes)])
+
+
+def _why(compared: pl.DataFrame, versions: Sequence[Dataset], recipes: _Recipes) -> pl.DataFrame:
     folded = any("traces" in version.tables() for version in versions)
     by = "problem_id" if folded else "id"
     seen = compared.lazy().with_row_index("at")
