@@ -2,7 +2,7 @@
 
     python tests/bench/diff.py --rows 1000000
 
-The rows are narrow: a text of some 300 characters in two columns. Every row has a problem, and beside every row stands one
+The rows are narrow: a text of some 120 characters in two columns. Every row has a problem, and beside every row stands one
 that a filter turned down. The process that compares them is measured from its start to its end.
 """
 
