@@ -178,6 +178,54 @@ def path(ref: RefArgument, store: StoreOption = STORE) -> None:
 
 
 @app.command()
+def explain(
+    ref: RefArgument,
+    row: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID", help="A row, a problem, or a request's key; or 6 or more of its first characters."
+        ),
+    ],
+    store: StoreOption = STORE,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, with whole texts.")] = False,
+) -> None:
+    """Tell the life of a row: its source, what was drawn, what became of each trace and why, and where it stands now."""
+    from tracemill.pipelines.diff_screens import as_json as whole
+    from tracemill.pipelines.explain import explain as explained
+    from tracemill.pipelines.explain_screens import explain_lines
+
+    with _errors(as_json=as_json):
+        life = explained(_store(store, read_only=True).open(ref), row)
+        for line in [whole(life)] if as_json else explain_lines(life):
+            print(line)
+
+
+@app.command()
+def diff(
+    a: RefArgument,
+    b: RefArgument,
+    store: StoreOption = STORE,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write the same as one HTML file that loads nothing.")
+    ] = None,
+    n: Annotated[int, typer.Option("-n", min=0, help="Examples of added, removed and changed rows to show.")] = 10,
+) -> None:
+    """Compare two versions: rows added, removed and changed, why, and what shifted in length, difficulty and correctness."""
+    from tracemill.pipelines.diff import diff as compared
+    from tracemill.pipelines.diff_screens import as_json as whole
+    from tracemill.pipelines.diff_screens import diff_lines, write_page
+
+    with _errors(as_json=as_json):
+        place = _store(store, read_only=True)
+        facts = compared(place.open(a), place.open(b), examples=n)
+        if html is not None:
+            write_page(facts, html)
+        for line in [whole(facts)] if as_json else diff_lines(facts):
+            print(line)
+
+
+@app.command()
 def export(
     ref: RefArgument,
     to: Annotated[

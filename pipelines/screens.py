@@ -168,3 +168,10 @@ def columns(rows: Sequence[Mapping[str, Any]], *, right: Iterable[str] = ()) -> 
 
 def _cell(value: Any) -> str:
     return "" if value is None else str(value)
+
+
+def one_line(text: str, width: int) -> str:
+    """Text of a model or a source as one line of a screen: white space joined, control characters shown, cut at `width`."""
+    joined = " ".join(text.split())
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in joined[: width + 1])
+    return shown if len(joined) <= width else f"{shown[: width - 3]}..."

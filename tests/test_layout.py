@@ -86,6 +86,11 @@ def test_the_standard_librarys_selectors_is_not_hidden_by_ours() -> None:
     )
 
 
+def test_no_benchmark_hides_a_module_of_the_standard_library() -> None:
+    """Python puts the folder of a script first, so one file named like such a module breaks all scripts beside it."""
+    assert {file.stem for file in (ROOT / "tests" / "bench").glob("*.py")} & sys.stdlib_module_names == set()
+
+
 def test_schemas_import_nothing_heavy() -> None:
     assert heavy_after_importing(*module_names("schemas")) == set()
 
