@@ -20,14 +20,14 @@ from tracemill.schemas.request import Adapter, Completion, Sampling
 from tracemill.synth.backends.vllm.args import environment
 from tracemill.synth.models import EMBEDDED, open_role
 from tracemill.synth.roles import Role
-from tracemill.synth.tiny.problems import generate
+from tracemill.synth.tiny.problems import arith
 
 pytest.importorskip("vllm", reason="needs vLLM: make demo installs its CPU build")
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600), pytest.mark.asyncio(loop_scope="module")]
 
 SCALES = ("0", "0.4", "0.8")
 TABLE = ModelTable(name="tiny-reasoner", max_tokens=200, dtype="float32")
-QUESTIONS = [row["question"] for row in itertools.islice(generate(seed=77), 12)]
+QUESTIONS = [row["question"] for row in itertools.islice(arith(seed=77), 12)]
 GREEDY = Sampling(temperature=0.0)
 
 

@@ -29,7 +29,7 @@ from tracemill.schemas.request import Sampling
 from tracemill.synth.backends.vllm.args import environment
 from tracemill.synth.models import EMBEDDED, open_role
 from tracemill.synth.roles import Role
-from tracemill.synth.tiny.problems import generate
+from tracemill.synth.tiny.problems import arith
 
 ALPHAS = ("0.2", "0.4", "0.6", "0.8", "1")
 TABLE = ModelTable(name="tiny-reasoner", max_tokens=300, dtype="float32")
@@ -153,7 +153,7 @@ async def rate(role: Role, requests: int) -> float:
             adapter=adapters[number % len(adapters)],
             problem_id=str(number),
         )
-        for number, row in enumerate(islice(generate(seed=5), requests))
+        for number, row in enumerate(islice(arith(seed=5), requests))
     ]
     began = time.perf_counter()
     answers = await asyncio.gather(*map(role.backend.complete, asked))
