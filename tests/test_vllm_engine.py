@@ -19,7 +19,7 @@ import pytest_asyncio
 
 from tracemill.schemas.errors import RecipeError, RequestRefused
 from tracemill.schemas.recipe import ModelTable
-from tracemill.schemas.request import Completion, Model, Request, Sampling
+from tracemill.schemas.request import Adapter, Completion, Model, Request, Sampling
 from tracemill.synth.backends.vllm import Vllm, guard
 
 pytest.importorskip("vllm", reason="needs vLLM: make demo installs its CPU build")
@@ -74,6 +74,15 @@ async def test_a_forced_prefix_is_not_part_of_the_completion(engine: Vllm) -> No
     assert rest.prompt_tokens == whole.prompt_tokens + 9
     spoken = await engine.complete(request(sampling={"temperature": 0.0}, prefix="5 + 3 = 8. 8 + 4 = "))
     assert spoken.text.startswith("12")
+
+
+async def test_merged_weights_are_the_model_that_is_loaded_and_draw_by_their_own_key(engine: Vllm) -> None:
+    merged = Adapter(name="a..b", revision="a..b", scale="0.2", kind="merged")
+    plain, other = [await engine.complete(request(adapter=adapter)) for adapter in (None, merged)]
+    assert plain.text != other.text, "another key, another stream"
+    greedy = {"temperature": 0.0}
+    same = [await engine.complete(request(adapter=adapter, sampling=greedy)) for adapter in (None, merged)]
+    assert same[0] == same[1]
 
 
 async def test_a_prompt_of_tokens_is_the_prompt_of_their_text(engine: Vllm) -> None:

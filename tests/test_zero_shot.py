@@ -99,6 +99,18 @@ def test_a_build_killed_between_two_passes_keeps_what_the_first_drew(recipe: Mak
     assert list(merged.iterdir()) == [], "what the killed build left is gone"
 
 
+@pytest.mark.vllm
+@pytest.mark.timeout(600)
+def test_vllm_runs_on_merged_weights_and_says_what_transformers_says(recipe: Make, store: Store, tmp_path: Path):
+    needs_transformers()
+    pytest.importorskip("vllm", reason="needs vLLM: make demo installs its CPU build")
+    one = ("synth.alphas=[0.4]", 'engine={kind="vllm"}')
+    mine = build(recipe(*one), store).dataset.scan("samples").collect()
+    theirs = build(recipe("synth.alphas=[0.4]"), Store(tmp_path / "hf")).dataset.scan("samples").collect()
+    assert mine.height == 12
+    assert mine.select("key", "token_ids").equals(theirs.select("key", "token_ids"))
+
+
 # ---- the passes themselves, on a script in the place of the engines
 
 

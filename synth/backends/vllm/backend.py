@@ -130,10 +130,8 @@ class Vllm:
     async def _ask(self, request: Request, *, score: bool) -> Answer | Scores:
         if self._lost is not None:
             raise EngineLost(self._lost)
-        if request.adapter is not None and request.adapter not in self._loras:
-            raise RequestRefused(
-                f"the engine has not loaded {request.adapter}; it has: {[*self._loras] or 'no adapters'}"
-            )
+        if request.lora is not None and request.lora not in self._loras:
+            raise RequestRefused(f"the engine has not loaded {request.lora}; it has: {[*self._loras] or 'no adapters'}")
         ask = _frame(next(self._numbers), request, score)
         call = Call(ask, request.problem_id, asyncio.get_running_loop().create_future())
         self._queue.add(call)
