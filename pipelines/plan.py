@@ -117,6 +117,7 @@ def resolve(recipe: Recipe, *, given: bool = False, runtime: Path, reply: Reply 
     _check_capabilities(plan)
     _check_tools(plan)
     _check_budget(plan)
+    _check_views(plan)
     check_steps(plan)
     return plan
 
@@ -219,6 +220,19 @@ def _check_budget(plan: Plan) -> None:
             f"budget.{min(limits)}: merged weights are loaded one after another, and no problem is done before the last are; "
             "take [budget] out and bound the build by source.limit"
         )
+
+
+def _check_views(plan: Plan) -> None:
+    """A format of one method's own cannot be written of another's traces: known before they are drawn."""
+    for name in plan.views:
+        if not name.startswith("mixchain-"):
+            continue
+        if "solution_index" not in plan.method.about("COLUMNS", {}):
+            raise RecipeError(
+                f"views.{name} needs traces of the method mixchain, not of {plan.method.name}; take it out of [views]"
+            )
+        if name == "mixchain-wide" and not plan.folds:
+            raise RecipeError(f'views.{name} needs synth.layout = "wide"; set that, or take it out of [views]')
 
 
 def _plain(value: Any) -> Any:

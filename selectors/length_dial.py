@@ -11,7 +11,7 @@ REACH = "group"
 GROUP = ("problem_id",)
 NEEDS = ("id", "problem_id", "correct", "answer", "gold", "verdict", "n_tokens")
 
-_RIGHT, _SHORTEST, _LONGEST = ("_dial_right", "_dial_shortest", "_dial_longest")
+_RIGHT, _DRAWN, _SHORTEST, _LONGEST = ("_dial_right", "_dial_drawn", "_dial_shortest", "_dial_longest")
 
 
 def length_dial(
@@ -19,15 +19,18 @@ def length_dial(
     *,
     engine: object = None,  # noqa: ARG001 - every selector has it; this one asks no model
 ) -> Selection:
-    """Choose the shortest right chain of each problem; ties go to the smaller id.
+    """Choose the shortest right chain of each problem; ties go to the smaller id. A reference solution of the source is no chain.
 
     Table `pairs`: the longest right chain of a problem (`long_id`) beside each shorter chain (`short_id`), with the tokens of both
     and `ratio`, short over long. `accepted` where the shorter one is right; else `reason` is `shorter_lost_correctness`, or
     `shorter_undecided`. `dial` marks the pair with the chosen chain. A problem without a right chain, or with chains of one
     length only, has no pairs. Put it before any filter that drops wrong chains, or there is nothing to refuse.
     """
-    right = pl.col("correct").fill_null(value=False) & pl.col("n_tokens").is_not_null()
-    marked = traces.with_columns(right.alias(_RIGHT))
+    drawn = pl.lit(value=True)
+    if "origin" in traces.collect_schema().names():  # the source's own solution is no chain of the model's
+        drawn = (pl.col("origin") != "ground_truth").fill_null(value=True)
+    right = pl.col("correct").fill_null(value=False) & pl.col("n_tokens").is_not_null() & drawn
+    marked = traces.with_columns(right.alias(_RIGHT), drawn.alias(_DRAWN))
     candidates = marked.filter(_RIGHT)
     shortest = (
         candidates.sort("n_tokens", "id")
@@ -44,7 +47,7 @@ def length_dial(
     )
     selected = (pl.col("id") == pl.col(_SHORTEST).struct.field("id")).fill_null(value=False)
     judged = seen.with_columns(selected.alias("selected")).with_columns(*_why_not())
-    return Selection(rows=judged.drop(_RIGHT, _SHORTEST, _LONGEST), tables={"pairs": _pairs(seen)})
+    return Selection(rows=judged.drop(_RIGHT, _DRAWN, _SHORTEST, _LONGEST), tables={"pairs": _pairs(seen)})
 
 
 def _why_not() -> tuple[pl.Expr, pl.Expr]:
@@ -55,6 +58,8 @@ def _why_not() -> tuple[pl.Expr, pl.Expr]:
     reason = (
         pl.when(selected)
         .then(None)
+        .when(~pl.col(_DRAWN))
+        .then(pl.lit("reference"))
         .when(right)
         .then(pl.lit("not_shortest"))
         .when(undecided)
@@ -78,7 +83,7 @@ def _pairs(seen: pl.LazyFrame) -> pl.LazyFrame:
         .then(pl.lit("shorter_undecided"))
         .otherwise(pl.lit("shorter_lost_correctness"))
     )
-    return seen.filter(pl.col("n_tokens") < long_tokens).select(
+    return seen.filter(pl.col(_DRAWN) & (pl.col("n_tokens") < long_tokens)).select(
         "problem_id",
         pl.col("id").alias("short_id"),
         pl.col(_LONGEST).struct.field("id").alias("long_id"),

@@ -1,10 +1,12 @@
 """Who may ask a backend, and when: as many at once as it finds worth having, first come, first served."""
 
 import asyncio
+import errno
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from tracemill.schemas.errors import DiskFull, EngineLost, TracemillError
 from tracemill.schemas.request import Backend
 
 
@@ -37,7 +39,7 @@ class Gate:
         if self._closed is not None:
             raise Stopped(self._closed)
         if self._started is None:
-            self._started = asyncio.create_task(self._backend.start())
+            self._started = asyncio.create_task(self._start())
         if self._started.done():
             self._started.result()
         else:
@@ -60,6 +62,17 @@ class Gate:
             yield
         finally:
             self._leave()
+
+    async def _start(self) -> None:
+        """A backend that does not start is nobody's bad problem: whatever it raises ends the run."""
+        try:
+            await self._backend.start()
+        except TracemillError:
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise DiskFull(f"the disk is full: {error}; make room and run again") from error
+            raise EngineLost(f"the engine does not start: {type(error).__name__}: {error}") from error
 
     def _leave(self) -> None:
         self.inside -= 1

@@ -226,7 +226,7 @@ def _locate(key: str, name: str, runtime: Path) -> tuple[Path, str]:
     """The folder of a model or an adapter that a recipe names under `key`, and what proves which it is."""
     folder = _local(name)
     if folder is None:
-        return _from_hub(key, name, None)
+        folder, _ = _from_hub(key, name, None)
     if not folder.is_dir():
         raise RecipeError(
             f"{key}: no folder {folder}; name a folder, a Hub id or one that ships: {', '.join(_embedded())}"

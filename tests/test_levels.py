@@ -1,5 +1,6 @@
 """Adapters and merged weights: what is refused before the first token, and what is right to the bit."""
 
+import errno
 import json
 import math
 import shutil
@@ -15,7 +16,7 @@ from tests.conftest import solve
 from tracemill.pipelines.build import build
 from tracemill.pipelines.plan import resolve
 from tracemill.pipelines.store import Store
-from tracemill.schemas.errors import RecipeError
+from tracemill.schemas.errors import DiskFull, EngineLost, RecipeError
 from tracemill.schemas.levels import Levels, canonical_scale, canonical_scales
 from tracemill.schemas.recipe import EngineTable, ModelTable, Recipe
 from tracemill.schemas.request import Adapter
@@ -168,6 +169,30 @@ def test_pieces_of_a_tensor_come_together_without_a_seam(tmp_path: Path, monkeyp
     ).read_bytes()
 
 
+def test_a_full_disk_is_said_to_be_one_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    line = Line(model(tmp_path / "a", 1), model(tmp_path / "b", 2))
+
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tracemill.synth.weights.merge.os.fsync", full)
+    with pytest.raises(DiskFull, match="no room for a merged model"):
+        merge(line, "0.5", tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_merge_that_is_told_to_stop_stops_and_leaves_nothing(tmp_path: Path):
+    line = Line(model(tmp_path / "a", 1), model(tmp_path / "b", 2))
+    with pytest.raises(EngineLost, match="stopped"):
+        merge(line, "0.5", tmp_path / "out", lambda: True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
+
+
+def other_rope(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "rope_theta": 500000.0}))
+
+
 def test_further_tokens_of_the_end_are_taken_as_they_are(tmp_path: Path):
     line = Line(model(tmp_path / "a", 1), model(tmp_path / "b", 2, vocab=15))
     line.check()
@@ -223,6 +248,7 @@ def lost_file(folder: Path) -> None:
         (replaced("model.extra.weight", 5), "model.extra.weight is only in"),
         (other_token, "token 't3' is 3 in the one's vocabulary and is not in the other's"),
         (other_heads, "num_attention_heads is 2 in the one and 4 in the other"),
+        (other_rope, "they count positions in another way"),
         (lost_file, "lacks model-00002-of-00002.safetensors"),
     ],
 )
@@ -269,6 +295,9 @@ def test_the_hash_of_an_adapter_is_of_its_content_and_not_of_its_name(tmp_path: 
     [
         ({"peft_type": "LOHA"}, "only LoRA adapters"),
         ({"use_dora": True}, "DoRA"),
+        ({"init_lora_weights": "pissa"}, "changes the base weights too"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is nan, not a number"),
+        ({"r": True}, "r is True, not a number"),
         ({"bias": "all"}, "biases"),
         ({"modules_to_save": ["lm_head"]}, "replaces whole modules"),
         ({"lora_alpha": "32"}, "lora_alpha is '32', not a number"),
@@ -321,6 +350,19 @@ def test_a_merged_level_is_known_by_both_models_and_alpha_and_not_by_folders(tmp
     assert made[0] == made[1]
     assert [adapter.scale for adapter in made[0]] == ["0.2", "0.8"]
     assert made[0][0].revision.count("sha256:") == 2
+
+
+def test_a_start_beside_the_model_has_to_have_the_models_tokenizer(tmp_path: Path):
+    start = model(tmp_path / "a", 1)
+    end = model(tmp_path / "b", 2)
+    with pytest.raises(RecipeError, match="cannot be mixed: token"):
+        tiny(tmp_path, Levels(scales=("0.2",), start=str(start), end=str(end)))
+
+
+@pytest.mark.parametrize("key", ["adapter", "end"])
+def test_an_empty_name_is_refused(key: str, tmp_path: Path):
+    with pytest.raises(RecipeError, match=rf"synth\.{key} is empty"):
+        tiny(tmp_path, Levels(scales=("0.2",), **{key: ""}))
 
 
 def test_the_same_model_at_both_ends_is_no_direction(tmp_path: Path):

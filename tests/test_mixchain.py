@@ -306,6 +306,46 @@ def test_the_summary_says_where_lengths_go_against_the_stated_direction(three: M
     assert "the other way" in against["note"]
 
 
+def test_a_blank_solution_is_none(three: Make, store: Store, tmp_path: Path):
+    source = tmp_path / "blank.jsonl"
+    source.write_text(
+        json.dumps({"id": "q1", "question": "?", "answer": "7", "solution": "  "}) + "\n", encoding="utf-8"
+    )
+    dataset = build(three({"source": {"path": str(source), "solution": "solution"}}), store, reply=chain).dataset
+    assert set(read(dataset, "traces")["origin"]) == {"generated"}
+
+
+def test_the_dial_never_takes_the_reference(three: Make, store: Store):
+    dataset = build(three({"select": [{"use": "length_dial"}]}, layout="long"), store, reply=chain).dataset
+    assert set(read(dataset, "rows")["origin"]) == {"generated"}
+    assert "reference" in set(read(dataset, "rejected")["reason"])
+    assert not any(name.endswith("solution-0") for name in read(dataset, "pairs")["short_id"])
+
+
+def test_a_copy_trains_where_the_first_of_the_two_was_turned_down(three: Make, store: Store):
+    only = {"filters": [{"use": "where", "sql": "alpha > 0.3"}]}
+    dataset = build(three(only, solution_0=False), store, reply=lambda _: r"\boxed{7}").dataset
+    training = mixchain_long(tables_of(dataset.path), training=True).collect()
+    assert training.select("problem_id", "alpha").rows() == [("q1", 0.4), ("q2", 0.4), ("q3", 0.4)]
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({"synth": {"use": "mixchain", "adapter": "a", "layout": "long"}}, 'needs synth.layout = "wide"'),
+        ({"synth": {"use": "sample", "n": 1}}, "needs traces of the method mixchain, not of sample"),
+    ],
+)
+def test_a_view_that_cannot_be_written_is_found_before_the_first_token(
+    table: dict[str, Any], said: str, three: Make, store: Store
+):
+    with pytest.raises(RecipeError) as refused:
+        build(
+            three({**table, "views": {"mixchain-wide": True}}), store, reply=lambda _: pytest.fail("a token was drawn")
+        )
+    assert said in str(refused.value)
+
+
 def test_one_row_a_chain_where_the_layout_is_long(three: Make, store: Store):
     dataset = build(three(layout="long"), store, reply=chain).dataset
     assert "traces" not in dataset.manifest()["tables"]

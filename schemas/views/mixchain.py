@@ -48,7 +48,10 @@ def mixchain_long(
         .select("solution_index", pl.col("stage").cast(pl.Int64))
     )
     if training:
-        chains = chains.filter(pl.col("correct") & pl.col("dup_of").is_null())
+        # not by `dup_of`: the first of two equal chains may have been turned down since
+        text = pl.col("messages").list.last().struct.field("content")
+        first = pl.col("solution_index") == pl.col("solution_index").min().over("problem_id", text)
+        chains = chains.filter(pl.col("correct")).filter(first)
     return (
         chains.join(stages, on="solution_index")
         .sort("problem_id", "solution_index")

@@ -119,7 +119,7 @@ async def mixchain(
         for index, (scale, (completion,)) in enumerate(zip(scales, drawn, strict=True), start=1)
     ]
     wanted = (end is not None and adapter is None) if solution_0 is None else solution_0
-    if wanted and problem.solution is not None:
+    if wanted and problem.solution and problem.solution.strip():
         chains.insert(0, _reference(problem.solution, problem, engine))
     kept, turned_down, why_none = _kept(chains, filter_mode)
     of_length = measures(kept, direction, include_index0=beta_include_index0)

@@ -7,6 +7,7 @@ loads LoRA serves every scale, side by side.
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -62,11 +63,12 @@ def at_scale(folder: Path, adapter: Adapter, rank: int, runtime: Path) -> Lora:
     config["lora_alpha"] = _times(config["lora_alpha"], adapter.scale)
     if pattern := config.get("alpha_pattern"):
         config["alpha_pattern"] = {module: _times(alpha, adapter.scale) for module, alpha in pattern.items()}
-    draft = place / f".{os.getpid()}"
-    draft.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    draft.replace(place / CONFIG)
-    draft.symlink_to((folder / WEIGHTS).resolve())
-    draft.replace(place / WEIGHTS)
+    written, linked = place / f".{os.getpid()}-config", place / f".{os.getpid()}-weights"
+    written.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    written.replace(place / CONFIG)
+    linked.unlink(missing_ok=True)
+    linked.symlink_to((folder / WEIGHTS).resolve())
+    linked.replace(place / WEIGHTS)
     return Lora(adapter, place, rank)
 
 
@@ -89,7 +91,9 @@ def _config(folder: Path) -> dict[str, Any]:
     except (ValueError, TypeError, OSError) as error:
         raise RecipeError(f"{file}: not a readable JSON object: {error}") from None
     for key in ("r", "lora_alpha"):
-        if config.get("peft_type") == "LORA" and not isinstance(config.get(key), int | float):
+        value = config.get(key)
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if config.get("peft_type") == "LORA" and not number:
             raise RecipeError(f"{file}: {key} is {config.get(key)!r}, not a number")
     return config
 
@@ -101,6 +105,11 @@ def _refuse_other_kinds(folder: Path, config: Mapping[str, Any]) -> None:
     if config.get("use_dora"):
         raise RecipeError(
             f"adapter {folder} is a DoRA adapter, whose effect does not grow with its scale; train plain LoRA"
+        )
+    if (made := config.get("init_lora_weights", True)) not in (True, False, None, "gaussian"):
+        raise RecipeError(
+            f"adapter {folder} was started as {made!r}, which changes the base weights too; convert it to plain LoRA first "
+            "(peft: save_pretrained with path_initial_model_for_weight_conversion)"
         )
     if config.get("bias", "none") != "none":
         raise RecipeError(f"adapter {folder} trains biases (bias = {config['bias']!r}), which no scale reaches")

@@ -6,6 +6,7 @@ Everything that a recipe can get wrong about them is found here, before the firs
 import asyncio
 import os
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from tracemill.schemas.levels import Levels
 from tracemill.schemas.recipe import EngineTable, ModelTable
 from tracemill.schemas.request import Adapter, Backend, Capability, Completion, Request, TokenScores
 from tracemill.synth.weights.adapters import Lora, at_scale, check_adapter, hash_adapter
-from tracemill.synth.weights.merge import Line, merge
+from tracemill.synth.weights.merge import Line, check_tokenizers, merge
 
 UNPROVEN = "unverified"
 
@@ -68,6 +69,9 @@ def find_levels(
 
 
 def _one_direction(levels: Levels) -> None:
+    for key in ("adapter", "start", "end"):
+        if getattr(levels, key) == "":
+            raise RecipeError(f"synth.{key} is empty; name a folder, a Hub id or one that ships, or take it out")
     if levels.adapter is not None and (levels.start or levels.end):
         raise RecipeError(
             "synth.adapter and synth.start, synth.end are two ways to give a direction; give one: adapter = '...' for a LoRA "
@@ -118,6 +122,8 @@ def _merged(levels: Levels, end: str, base: Path, locate: Locate) -> Found:
     (first, before), (second, after) = _ends(levels, end, base, locate)
     line = Line(first, second)
     line.check()
+    if first != base:
+        check_tokenizers(base, first)  # prompts are rendered with the tokenizer of [model]
     name = f"{Path(levels.start or base.name).name}..{Path(end).name}"
     revision = f"{before}..{after}"
     return Found(tuple(Adapter(name=name, revision=revision, scale=s, kind="merged") for s in levels.scales), line=line)
@@ -137,6 +143,8 @@ class Merged:
     def __init__(self, line: Line, alpha: str, folder: Path, open_backend: Callable[[Path], Backend]) -> None:
         self._line, self._alpha, self._folder = line, alpha, folder
         self._inner = open_backend(folder)
+        self._stop = threading.Event()
+        self._merging: asyncio.Future[None] | None = None
         self.capabilities: frozenset[Capability] = self._inner.capabilities
 
     @property
@@ -144,7 +152,8 @@ class Merged:
         return self._inner.at_once
 
     async def start(self) -> None:
-        await asyncio.to_thread(self._make)
+        self._merging = asyncio.ensure_future(asyncio.to_thread(self._make))
+        await asyncio.shield(self._merging)
         await self._inner.start()
 
     async def complete(self, request: Request) -> Completion:
@@ -154,6 +163,9 @@ class Merged:
         return await self._inner.score(request)
 
     async def close(self) -> None:
+        self._stop.set()
+        if self._merging is not None:
+            await asyncio.wait((self._merging,))
         await self._inner.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -166,7 +178,7 @@ class Merged:
     def _make(self) -> None:
         _sweep(self._folder.parent)
         if not self._folder.is_dir():
-            merge(self._line, self._alpha, self._folder)
+            merge(self._line, self._alpha, self._folder, self._stop.is_set)
 
 
 def merged_folder(runtime: Path, adapter: Adapter) -> Path:

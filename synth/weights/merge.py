@@ -6,16 +6,17 @@ float32, cast to the dtype of the start, refuse any difference of name or shape,
 goes on after that of the start, take the further rows as they are.
 """
 
+import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from tracemill.schemas.errors import RecipeError
+from tracemill.schemas.errors import DiskFull, EngineLost, RecipeError
 from tracemill.synth.weights.tensors import BYTES, FLOATS, TensorPlace, header_of, read_folder
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Line:
     def check(self) -> None:
         """Raise a RecipeError that names the first difference which cannot be bridged."""
         _check_configs(self.start, self.end)
-        _check_tokenizers(self.start, self.end)
+        check_tokenizers(self.start, self.end)
         for pair in self.pairs():
             _check_pair(*pair, self)
 
@@ -60,8 +61,10 @@ class Line:
             yield place, second[name]
 
 
-def merge(line: Line, alpha: str, out: Path) -> None:
+def merge(line: Line, alpha: str, out: Path, stopped: Callable[[], bool] = lambda: False) -> None:
     """Write the model at `alpha` into the new folder `out`, whole or not at all: weights, and beside them the end's files.
+
+    Once `stopped` says so, nothing is written and EngineLost is raised. DiskFull where the model finds no room.
 
     `alpha` is a canonical scale; 0 is the start bit for bit, 1 the end as far as the start's dtype tells. Needs as much disk
     as the start, and memory for a few pieces, whatever the size of the models.
@@ -72,12 +75,18 @@ def merge(line: Line, alpha: str, out: Path) -> None:
     draft.mkdir()
     try:
         with _one_thread():
-            _write(list(line.pairs()), alpha, draft / "model.safetensors")
+            _write(list(line.pairs()), alpha, draft / "model.safetensors", stopped)
         for file in line.end.iterdir():
             if file.suffix in (".json", ".jinja", ".model", ".txt") and "index" not in file.name:
                 shutil.copyfile(file, draft / file.name)
         _write_config(line, draft / "config.json")
         draft.rename(out)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFull(
+            f"the disk is full: {out.parent} has no room for a merged model; make room and run again"
+        ) from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -110,12 +119,23 @@ def _check_configs(start: Path, end: Path) -> None:
             raise RecipeError(
                 f"{start} and {end} cannot be mixed: {key} is {mine.get(key)!r} in the one and {its.get(key)!r} in the other"
             )
+    if _positions(mine) != _positions(its):
+        raise RecipeError(
+            f"{start} and {end} cannot be mixed: they count positions in another way (rope {_positions(mine)} and {_positions(its)})"
+        )
     for folder, config in ((start, mine), (end, its)):
         if config.get("quantization_config"):
             raise RecipeError(f"{folder} is quantised, and quantised weights cannot be mixed; name the original model")
 
 
-def _check_tokenizers(start: Path, end: Path) -> None:
+def _positions(config: Mapping[str, Any]) -> tuple[float, str]:
+    """Base and kind of the rotary embedding, in the words of older and of newer configurations."""
+    new, scaling = config.get("rope_parameters") or {}, config.get("rope_scaling") or {}
+    base = config.get("rope_theta") or new.get("rope_theta") or 10000.0
+    return float(base), str(new.get("rope_type") or scaling.get("rope_type") or scaling.get("type") or "default")
+
+
+def check_tokenizers(start: Path, end: Path) -> None:
     """Each token of the start is the same id in the end; the end may have further ones, all after these."""
     mine, its = _vocabulary(start), _vocabulary(end)
     for token, number in sorted(mine.items(), key=lambda entry: entry[1]):
@@ -152,7 +172,7 @@ def _check_pair(mine: TensorPlace, its: TensorPlace, line: Line) -> None:
         raise RecipeError(f"{mine.name} is {mine.dtype} in {line.start} and {its.dtype} in {line.end}")
 
 
-def _write(pairs: list[tuple[TensorPlace, TensorPlace]], alpha: str, file: Path) -> None:
+def _write(pairs: list[tuple[TensorPlace, TensorPlace]], alpha: str, file: Path, stopped: Callable[[], bool]) -> None:
     shapes = [(mine.name, mine.dtype, its.shape, BYTES[mine.dtype] * _numbers(its.shape)) for mine, its in pairs]
     readers: dict[Path, IO[bytes]] = {}
     try:
@@ -163,6 +183,8 @@ def _write(pairs: list[tuple[TensorPlace, TensorPlace]], alpha: str, file: Path)
                     if place.file not in readers:
                         readers[place.file] = place.file.open("rb", buffering=0)
                 for piece in _mixed(mine, its, readers[mine.file], readers[its.file], alpha):
+                    if stopped():
+                        raise EngineLost("merging was stopped")
                     out.write(piece)
             out.flush()
             os.fsync(out.fileno())
