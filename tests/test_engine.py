@@ -1,6 +1,7 @@
 """The engine that methods talk to: who gets through the gate when, which draw is which, and what the journal answers."""
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracemill.schemas.errors import EngineLost, ProblemFailed, RecipeError, RequestRefused
+from tracemill.schemas.errors import DiskFull, EngineLost, ProblemFailed, RecipeError, RequestRefused
 from tracemill.schemas.recipe import EngineTable, ModelTable
 from tracemill.schemas.request import Adapter, Completion, Request, Sampling
 from tracemill.schemas.rows import Problem
@@ -46,6 +47,16 @@ class Door(Scripted):
         await self.ready.wait()
         if self.failure is not None:
             raise self.failure
+
+
+async def test_whatever_a_start_raises_ends_the_run_and_is_no_problems_fault():
+    for failure, kind in ((ValueError("odd"), EngineLost), (OSError(errno.ENOSPC, "full"), DiskFull)):
+        door = Door()
+        door.failure = failure
+        door.ready.set()
+        with pytest.raises(kind):
+            async with Gate(door).entered():
+                pass
 
 
 class Visitors:
