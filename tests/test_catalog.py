@@ -224,6 +224,12 @@ def test_everything_that_ships_is_taken_with_its_defaults_or_names_the_option_it
         "length": "needs at_least, at_most or both",
         "characters": "needs at_least",
         "where": "sql: Field required",
+        "reflection": "needs at_least, at_most or both",
+        "baseline": "kind: Field required",
+        "budget": "tokens: Field required",
+        "cisc": "confidence: Field required",
+        "exact_target": "rows: Field required",
+        "stratified": "by: Field required",
     }
     if name in needs:
         with pytest.raises(RecipeError, match=f"{name}: {needs[name]}"):

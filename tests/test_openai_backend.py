@@ -22,6 +22,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from tracemill.schemas.errors import BackendError, EngineLost, RecipeError, RequestRefused
 from tracemill.schemas.request import Completion, Model, Request, Sampling
@@ -684,7 +685,7 @@ async def test_a_thousand_in_flight_are_fine() -> None:
 
 TINY = Path(__file__).parent.parent / "data" / "models" / "tiny-reasoner"
 QUESTION = "Is 4 even?\n## Answer\n"
-QUESTION_IDS = (1, 555, 225, 24, 296, 320, 82, 35, 203, 266, 298, 203)
+QUESTION_IDS = tuple(Tokenizer.from_file(str(TINY / "tokenizer.json")).encode(QUESTION).ids)
 vllm = [pytest.mark.vllm, pytest.mark.timeout(300)]
 
 

@@ -167,9 +167,10 @@ async def test_facts_name_what_decides_answers(engine: Vllm) -> None:
 
 @pytest.mark.parametrize("fate", [signal.SIGKILL, signal.SIGSTOP])
 async def test_an_engine_killed_or_stopped_in_the_middle_changes_no_answer(fate: signal.Signals, engine: Vllm) -> None:
-    undisturbed = await draw(engine, range(64))
+    many = range(400)  # more than the engine has seats for: some have not begun when the first are done
+    undisturbed = await draw(engine, many)
     rebuilds, answered = engine.facts()["rebuilds"], engine._answered
-    again = asyncio.ensure_future(draw(engine, range(64)))
+    again = asyncio.ensure_future(draw(engine, many))
     while engine._answered < answered + 5:  # noqa: ASYNC110 - any moment in the middle will do
         await asyncio.sleep(0.005)
     os.kill(core_of(record_of(engine)), fate)
