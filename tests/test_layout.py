@@ -27,7 +27,7 @@ MAY_IMPORT = {
 }
 HEAVY = {
     *("vllm", "torch", "datasets", "transformers", "peft", "sympy", "math_verify", "prefect", "dask", "distributed"),
-    "py3langid",
+    *("py3langid", "rensa"),
 }
 MACHINERY = {
     "synth": {"engine", "fit", "gate", "journal", "judge", "models", "prompts", "render", "reply", "roles"},
