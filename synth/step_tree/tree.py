@@ -47,6 +47,10 @@ class Node:
     """Tokens of the rollouts that were drawn from this prefix, or of the draws that looked for the next step."""
     merged: tuple[str, ...] = ()
     """Names of the nodes whose steps were joined into this one's, itself among them; empty where nothing was."""
+    key: str | None = None
+    """The key of the completion that the step was cut from."""
+    steps_left: int | None = None
+    """The fewest further steps of a right solution drawn from here, where that is known of more than the nodes below."""
 
     @property
     def height(self) -> int:
