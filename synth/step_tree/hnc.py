@@ -9,7 +9,8 @@ rollouts drawn from each prefix, no label changes: what was drawn from a prefix 
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields
+from operator import attrgetter
 from typing import Literal
 
 from tracemill.schemas.rows import draw
@@ -109,10 +110,20 @@ def count_leaves(root: Node) -> None:
 
 def copied(root: Node) -> Node:
     """The whole tree again, sharing nothing but its texts."""
-    top = replace(root, parent=None, children=[])
+    top = _alone(root)
     waiting = deque([(root, top)])
     while waiting:
         node, copy = waiting.popleft()
         for child in node.children:
-            waiting.append((child, copy.add(replace(child, children=[]))))
+            twin = copy.add(_alone(child))
+            if child.children:
+                waiting.append((child, twin))
     return top
+
+
+def _alone(node: Node) -> Node:
+    return Node(**dict(zip(_OWN, _own(node), strict=True)))
+
+
+_OWN = tuple(field.name for field in fields(Node) if field.name not in ("parent", "children"))
+_own = attrgetter(*_OWN)

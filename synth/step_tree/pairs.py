@@ -22,6 +22,8 @@ BESIDE_ONE = 4
 MARGIN = 0.5
 EDITS = 20
 """The least difference of Q, and the least edit distance in characters, of the released sampling."""
+SLACK = 1e-9
+"""Means that are equal as fractions differ in their last bits."""
 
 PAIR_COLUMNS = {
     "node_id": str,
@@ -62,7 +64,10 @@ def pair_rows(
     nodes = list(walk(root))
     ways = _ways(nodes, counted)
     for node in nodes:
-        sides = [_side(child, *ways.pop(child.name)) for child in node.children]
+        qs = [q_of(child) for child in node.children]
+        if len(qs) < 2 or max(qs) - min(qs) < margin - SLACK:
+            continue
+        sides = [_side(child, *ways[child.name]) for child in node.children]
         pairs, counts = paired(sides, margin=margin)
         if not pairs:
             continue
@@ -101,8 +106,7 @@ def paired(sides: Sequence[Side], *, margin: float = MARGIN) -> tuple[list[tuple
 
 
 def _kept(pos: Side, neg: Side, margin: float) -> bool:
-    slack = 1e-9  # means that are equal as fractions differ in their last bits
-    return pos.q > neg.q and pos.q - neg.q >= margin - slack and pos.best > neg.worst + slack
+    return pos.q > neg.q and pos.q - neg.q >= margin - SLACK and pos.best > neg.worst + SLACK
 
 
 def q_of(node: Node) -> float:
