@@ -1,1 +1,6 @@
-"""Step trees: Monte-Carlo search over the steps of a solution, and what is made of it."""
+"""Step trees: Monte-Carlo search over the steps of a solution, and what is made of it. Start with step_tree.py."""
+
+from tracemill.synth.step_tree.step_tree import COLUMNS, NEEDS, TABLES, check, step_tree
+from tracemill.synth.step_tree.summary import summary
+
+__all__ = ["COLUMNS", "NEEDS", "TABLES", "check", "step_tree", "summary"]

@@ -8,6 +8,7 @@ A piece is a step: the paper's sixteenths of a mean solution cut through words, 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import sqrt
 
 from tracemill.synth.step_tree.evidence import Counts
 from tracemill.synth.step_tree.search import Rollout, Search
@@ -24,7 +25,7 @@ def score(counts: Counts, n_tokens: int, visits: int, all_visits: int) -> float:
     """Q + U: prefers wrong rollouts from prefixes that mostly end right, short ones, and prefixes that were searched little."""
     value = counts.correct / counts.total
     quality: float = ALPHA ** (1 - value) * BETA ** (n_tokens / LENGTH)
-    return quality + C_PUCT * all_visits**0.5 / (1 + visits)
+    return quality + C_PUCT * sqrt(all_visits) / (1 + visits)
 
 
 @dataclass(slots=True)
@@ -59,15 +60,15 @@ class Pool:
         return best
 
 
-async def omega(search: Search, *, prefilter: int, search_limit: int) -> str | None:
-    """Grow the tree; returns why the question is not worth one: no rollout of it is right, or none is wrong."""
+async def omega(search: Search, *, prefilter: int, search_limit: int) -> tuple[str | None, str | None]:
+    """Grow the tree; returns why the question is not worth one (no rollout of it is right, or none is wrong), and what ended it early."""
     if (why := await _filtered(search, prefilter)) is not None:
-        return why
+        return why, None
     pool = Pool()
     pool.offer(search, search.root)
     while pool.waiting and pool.searched < search_limit:
         await _binary_search(search, pool, pool.pop(search))
-    return None
+    return None, "search_limit" if pool.waiting else None
 
 
 async def _filtered(search: Search, prefilter: int) -> str | None:

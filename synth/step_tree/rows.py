@@ -190,7 +190,7 @@ def drawn(root: Node, problem_id: str, rules: Rules) -> Iterator[Node]:
     for _, level in levels(root):
         groups: dict[tuple[int, int], list[Node]] = {}
         for node in level:
-            if node.n_total:
+            if node.n_total and node.step:  # a draw that failed is a leaf without a step
                 common = gcd(node.n_correct, node.n_total)
                 groups.setdefault((node.n_correct // common, node.n_total // common), []).append(node)
         fewest = min(map(len, groups.values()), default=0)
