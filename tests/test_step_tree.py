@@ -464,13 +464,9 @@ def test_options_that_cannot_work_are_refused_before_the_first_token(options: di
         grown(reply=lambda request: pytest.fail("asked"), **options)
 
 
-def test_a_gold_that_nothing_can_equal_costs_no_token(tmp_path: Path, store: Store):
+def test_a_gold_that_nothing_can_be_told_from_costs_no_token(tmp_path: Path, store: Store):
     source = tmp_path / "one.jsonl"
-    source.write_text(
-        json.dumps({"id": "p", "question": "3 + 4?", "answer": " "})
-        + "\n"
-        + json.dumps({"id": "q", "question": "?", "answer": "7"})
-        + "\n"
-    )
-    found = read(build(recipe(source), store, reply=lambda r: written([f"a {RIGHT if r.index else WRONG}"], 0)))
-    assert {row["problem_id"]: row["reason"] for row in found["rejected"].to_dicts()} == {"p": "unverifiable_gold"}
+    gold = "Because the sum of the angles is 180 the triangle is isosceles."
+    source.write_text(json.dumps({"id": "p", "question": "?", "answer": gold}) + "\n", encoding="utf-8")
+    found = read(build(recipe(source), store, reply=lambda request: pytest.fail("asked")))
+    assert found["rejected"]["reason"].to_list() == ["unverifiable_gold"]

@@ -166,7 +166,28 @@ async def step_tree(
     pair_edits: int = 20,
     row_seed: int = 0,
 ) -> Outcome:
-    """Grow the tree of a problem, label its steps, and make rows of them."""
+    """Grow the tree of a problem, label its steps, and make rows of them.
+
+    `steps` says how the model writes them: `headers`, lines `# Step 1`, `# Step 2` and on, then `# Answer` and `# END!`; or `paragraphs`, for
+    chat models, a blank line between steps. `prompt` asks for that in words of its own unless given; {question} stands for the problem.
+    The model goes on from steps as a forced prefix. `temperature` is the model's own; 0.1 for `bfs`, as released.
+
+    `omega` draws `prefilter` solutions (32) and turns a question down whose solutions are all right or all wrong; then it searches at most
+    `search_limit` (100) wrong ones for their first error. `shepherd` draws `solutions` (15) and looks at every step. `bfs` expands every
+    node into `branching` (5) children, `height` (5) steps deep. An option of another search is an error.
+
+    `rollouts = "fixed"` draws `k` (8) from a prefix. `adaptive` draws until the hard label is clear: whether the value is above `threshold`.
+    Above 0 it is with the first right solution; it is not once the interval's upper end is at most `min_value` (0.4, which 0 of 8 reaches).
+    At `most` (64) the label stays unknown. Intervals hold with `confidence` whenever one stops. A problem that has cost
+    `max_tokens_per_problem` is stopped, keeps what it has and says so in the table `trees`.
+
+    Rows: `hnc` adds those of a compressed copy of the tree, in which a step and the one before it are joined with probability `hnc_rate`
+    (`hnc_order = "reference"` asks siblings in order, as released), and `coarse` those of two steps at once (in the test split of
+    the copy only with `test_coarse_on_hnc`). `balance` draws as many nodes of each label at a height as the rarest has, `per_height` where
+    there is one label; a tree whose solutions are all right or all wrong gives `one_label_rows`. `test_share` of the questions are `test`, by
+    hash. `rest` and `pairs` fill the tables `values` and `pairs`; pairs differ by `pair_margin` in Q and `pair_edits` characters.
+    `row_seed` changes what is drawn here, and no tree.
+    """
     given = dict(locals())
     messages = shown(problem, prompt or Layout(steps).prompt)
     rule = _rule(rollouts, k, min_value, most, threshold, confidence)
