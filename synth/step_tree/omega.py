@@ -108,7 +108,7 @@ def _bounds(search: Search, path: Sequence[Node]) -> tuple[int, int]:
 
 
 def _good(search: Search, node: Node) -> bool:
-    """A right solution through a prefix proves that it can be finished, whoever drew it; adaptively that is enough."""
+    """A right solution through a prefix proves that it can be finished, wherever it was drawn from; adaptively that is enough."""
     proof = search.rule.k is None and search.rule.threshold == 0 and node in search.proven
     return proof or search.positive(node)
 
@@ -116,9 +116,9 @@ def _good(search: Search, node: Node) -> bool:
 async def _probe(search: Search, pool: Pool, node: Node) -> bool:
     if _good(search, node):
         return True
-    if node not in search.counts:
+    if node.search_iter is None:
         node.search_iter = pool.searched
     await search.estimate([node])
-    if node in search.counts:
+    if node not in search.refused:
         pool.offer(search, node)
     return search.positive(node)

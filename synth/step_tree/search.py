@@ -35,7 +35,7 @@ class Rollout:
 
     start: Node
     path: tuple[Node, ...]
-    """The steps after `start`, where they were added to the tree."""
+    """The steps after `start`, as far as the tree has them."""
     n_steps: int
     correct: bool | None
     n_tokens: int
@@ -153,11 +153,14 @@ class Search:
         return list(zip(drawn, verdicts, strict=True))
 
     def _count(self, start: Node, completion: Completion, verdict: Verdict, grow: bool) -> None:
-        correct = verdict.correct
+        """Note a solution where it started and, adaptively, at every prefix on its way (see evidence.py)."""
+        correct, steps = verdict.correct, self.layout.split(completion.text)
+        path = self._grown(start, steps, completion.key) if grow else self._along(start, steps)
         self.count(start, correct)
-        steps = self.layout.split(completion.text)
-        path = self._grown(start, steps, completion.key) if grow else ()
-        if path:
+        if self.rule.k is None:
+            for node in path[: len(steps) - 1]:
+                self.count(node, correct)
+        if path and grow:
             self.end(path[-1], "height_limit" if completion.truncated else leaf_kind(correct))
         if correct:
             self.proven.update(start.path(), path)
@@ -169,6 +172,17 @@ class Search:
         node = start
         for number, step in enumerate(steps, start=1):
             node = self.child(node, step, last=number == len(steps), key=key)
+            path.append(node)
+        return tuple(path)
+
+    def _along(self, start: Node, steps: Sequence[str]) -> tuple[Node, ...]:
+        """As much of the way as the tree has."""
+        path: list[Node] = []
+        node: Node | None = start
+        for number, step in enumerate(steps, start=1):
+            node = self._known.get((node, step, number == len(steps))) if node else None
+            if node is None:
+                break
             path.append(node)
         return tuple(path)
 

@@ -13,16 +13,11 @@ SOLUTIONS, K = 15, 8
 async def shepherd(search: Search, *, solutions: int) -> tuple[str | None, str | None]:
     """Draw solutions and label all their steps; returns why that says nothing (none of them is right), and what ended it early.
 
-    Adaptively, a solution is itself one of the continuations of each of its prefixes. That is fair, because every prefix of every solution
-    is looked at whatever became of it; the same would be wrong in a binary search, which looks where a solution has ended wrong.
+    Completions of prefixes are counted and do not make the tree grow: it holds the steps of the solutions.
     """
     await search.draw([(search.root, solutions)])
     if search.counts[search.root].correct == 0:
         return "no_correct_sample", None
-    if search.rule.k is None:
-        for rollout in search.rollouts[search.root]:
-            for node in rollout.path[:-1]:
-                search.count(node, rollout.correct)
     inner = [node for node in walk(search.root) if node is not search.root and node.leaf_kind is None]
     for wave in search.waves(inner):
         await search.estimate(wave, grow=False)
