@@ -9,6 +9,7 @@ on the way up. An undecided end counts among all and adds nothing.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import inf
 from typing import Any
 
@@ -156,6 +157,9 @@ def differ(one: str, other: str, edits: int) -> bool:
     one, other = one[behind:], other[behind:]
     if max(len(one), len(other)) < edits:
         return False
+    neighbours = {*pairwise(one)}, {*pairwise(other)}
+    if max(len(neighbours[0] - neighbours[1]), len(neighbours[1] - neighbours[0])) > 2 * (edits - 1):
+        return True  # an edit touches two pairs of neighbours at most
     first, second = Counter(one), Counter(other)
     if max((first - second).total(), (second - first).total()) >= edits:
         return True  # so many characters have no partner at all
