@@ -54,6 +54,7 @@ async def vllm(folder: Path, block_size: int = 32) -> AsyncIterator[Workshop]:
     """One engine behind a journal of its own."""
     model = ModelTable(name="tiny-reasoner", max_tokens=256, temperature=TEMPERATURE, dtype="float32")
     engine = EngineTable(kind="vllm", args={"block_size": block_size})
+    (folder / "engines").mkdir()
     role = open_role("solver", model, engine, runtime=folder / "engines")
     shop = Workshop({"solver": role}, Journal(folder / "journal"), Verifier())
     try:
