@@ -38,7 +38,9 @@ def count_leaves(root: Node) -> None:
         below = node.children
         node.n_total = sum(c.n_total for c in below) if below else weight[node]
         node.n_correct = sum(c.n_correct for c in below) if below else weight[node] * (node.leaf_kind == "correct")
-        node.n_undecided = sum(c.n_undecided for c in below) if below else weight[node] * (node.leaf_kind == "undecided")
+        node.n_undecided = (
+            sum(c.n_undecided for c in below) if below else weight[node] * (node.leaf_kind == "undecided")
+        )
 
 
 def at(root: Node, step: str) -> Node:
@@ -61,7 +63,7 @@ def node_rows(root: Node, problem_id: str = "p1", **labels: Any) -> Iterator[dic
             "id": f"{problem_id}/{node.name}",
             "problem_id": problem_id,
             "node_id": node.name,
-            "parent_id": node.parent.name if node.parent else None,
+            "parent_id": f"{problem_id}/{node.parent.name}" if node.parent else None,
             "step": node.step,
             "height": node.height,
             "mult": node.mult,

@@ -11,7 +11,8 @@ import polars as pl
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.views.tables import Tables, answer, chosen, table
 
-NODE = ("problem_id", "node_id")
+ID = pl.concat_str("problem_id", pl.lit("/"), "node_id")
+"""Of a node, as the table `nodes` has it."""
 BETWEEN = "\n"
 """What stands between the steps of a solution."""
 
@@ -33,7 +34,8 @@ def trl_prm(tables: Tables, *, after_error: bool = False) -> pl.LazyFrame:
     step whose label is open cuts the way before it. What is the same then stands there once.
     """
     nodes = table(tables, "nodes")
-    ends = nodes.join(nodes.select("problem_id", node_id="parent_id"), on=NODE, how="anti").filter(pl.col("height") > 0)
+    inner = nodes.select(id="parent_id").drop_nulls()
+    ends = nodes.filter(pl.col("height") > 0).join(inner, on="id", how="anti").select("id", "problem_id")
     label = pl.element()
     stops = pl.col("labels").list.eval(
         label.is_null() | (pl.lit(value=not after_error) & (label == 0)).fill_null(value=False)
@@ -43,7 +45,7 @@ def trl_prm(tables: Tables, *, after_error: bool = False) -> pl.LazyFrame:
     bad = pl.col("labels").list.get(first, null_on_oob=True).eq(0).fill_null(value=False)
     kept = pl.when(stops.list.any()).then(first + bad.cast(pl.UInt32)).otherwise(whole)
     return (
-        _with_ways(ends.select(*NODE), nodes)
+        _with_ways(ends, nodes)
         .with_columns(kept.alias("kept"))
         .filter(pl.col("kept") > 0)
         .select(
@@ -52,7 +54,7 @@ def trl_prm(tables: Tables, *, after_error: bool = False) -> pl.LazyFrame:
             pl.col("steps").list.head(pl.col("kept")).alias("completions"),
             pl.col("labels").list.head(pl.col("kept")).list.eval(label == 1).alias("labels"),
         )
-        .unique(subset=["problem_id", "end"], keep="any")
+        .unique(subset="end", keep="any")
         .join(_questions(tables), on="problem_id")
         .sort("problem_id", "end")
         .select("prompt", "completions", "labels", "problem_id")
@@ -86,9 +88,9 @@ def rest(tables: Tables) -> pl.LazyFrame:
     """ReST-MCTS* values: `prompt`, `steps` up to and with the one that is valued, `value`; then `m`, `r` and `problem_id`."""
     values = table(tables, "values")
     return (
-        _with_ways(values.select(*NODE, "value", "m", "r"), table(tables, "nodes"))
+        _with_ways(values.select("problem_id", "value", "m", "r", id=ID), table(tables, "nodes"))
         .join(_questions(tables), on="problem_id")
-        .sort(*NODE)
+        .sort("problem_id", "id")
         .select("prompt", "steps", "value", "m", "r", "problem_id")
     )
 
@@ -101,13 +103,13 @@ def omega_pairs(tables: Tables, *, ties: bool = False) -> pl.LazyFrame:
     """
     nodes = table(tables, "nodes").filter((pl.col("height") > 0) & (pl.col("n_total") > 0))
     share = pl.col("n_correct") / pl.col("n_total")
-    one = nodes.select("problem_id", "parent_id", first_id="node_id", first="step", p=share)
-    other = nodes.select("problem_id", "parent_id", second_id="node_id", second="step", q=share)
-    pairs = one.join(other, on=["problem_id", "parent_id"]).filter(pl.col("first_id") < pl.col("second_id"))
+    one = nodes.select("problem_id", "parent_id", first_id="id", first="step", p=share)
+    other = nodes.select("parent_id", second_id="id", second="step", q=share)
+    pairs = one.join(other, on="parent_id").filter(pl.col("first_id") < pl.col("second_id"))
     if not ties:
         pairs = pairs.filter(pl.col("p") != pl.col("q"))
     return (
-        _with_ways(pairs.rename({"parent_id": "node_id"}), table(tables, "nodes"))
+        _with_ways(pairs.rename({"parent_id": "id"}), table(tables, "nodes"))
         .join(_questions(tables), on="problem_id")
         .with_columns(((1 + pl.col("p") - pl.col("q")) / 2).alias("target"))
         .sort("problem_id", "first_id", "second_id")
@@ -125,15 +127,13 @@ def _with_ways(ends: pl.LazyFrame, nodes: pl.LazyFrame) -> pl.LazyFrame:
     One join for each height of the tree, which is looked up first.
     """
     highest = nodes.select(pl.col("height").max()).collect(engine="streaming").item() or 0
-    above = nodes.filter(pl.col("height") > 0).select(
-        "problem_id", at="node_id", up="parent_id", step="step", label="label_hard"
-    )
+    above = nodes.filter(pl.col("height") > 0).select(at="id", up="parent_id", step="step", label="label_hard")
     empty = {"steps": pl.String, "labels": pl.Int64, "ids": pl.String}
     ways = ends.with_columns(
-        pl.col("node_id").alias("at"), *(pl.lit([], pl.List(kind)).alias(name) for name, kind in empty.items())
+        pl.col("id").alias("at"), *(pl.lit([], pl.List(kind)).alias(name) for name, kind in empty.items())
     )
     for _ in range(highest):
-        ways = ways.join(above, on=["problem_id", "at"], how="left").with_columns(
+        ways = ways.join(above, on="at", how="left").with_columns(
             *(
                 pl.when(pl.col("up").is_null()).then(name).otherwise(pl.concat_list(value, name)).alias(name)
                 for name, value in (("steps", "step"), ("labels", "label"), ("ids", "at"))

@@ -19,7 +19,7 @@ Row = Mapping[str, Any]
 
 def picture(found: Mapping[str, Any]) -> Iterator[str]:
     """Lines for what was asked for: the tree for a problem, the way from the question for a node or a row."""
-    nodes = {str(row["node_id"]): row for row in found["tables"].get("nodes", ())}
+    nodes = {str(row["id"]): row for row in found["tables"].get("nodes", ())}
     if not nodes:
         return
     asked = _asked_nodes(found, nodes)
@@ -35,10 +35,11 @@ def _asked_nodes(found: Mapping[str, Any], nodes: Mapping[str, Row]) -> list[str
     """The nodes that were asked for: one by its own id, those of a row, or those cut from a completion."""
     kind, wanted = found["asked"]["kind"], found["asked"]["id"]
     if kind == "nodes":
-        return [name for name, row in nodes.items() if row.get("id") == wanted]
+        return [wanted] if wanted in nodes else []
     of = {"trace": "id", "key": "key"}.get(kind)
     rows = [trace["row"] for trace in found["traces"] if of is not None and trace["row"].get(of) == wanted]
-    return list(dict.fromkeys(row["node_id"] for row in rows if row.get("node_id") in nodes))
+    ids = dict.fromkeys(f"{found['problem_id']}/{row.get('node_id')}" for row in rows)
+    return [name for name in ids if name in nodes]
 
 
 def _way(found: Mapping[str, Any], nodes: Mapping[str, Row], name: str) -> Iterator[str]:
@@ -55,7 +56,7 @@ def _way(found: Mapping[str, Any], nodes: Mapping[str, Row], name: str) -> Itera
     for number, cells in enumerate(_columns([_cells(row) for row in steps]), start=1):
         yield f"{number:>3}  {cells}"
     if at is not None:
-        yield f"     the way ends here: {'it comes back to' if at in seen else 'there is no node'} {_short(at, 40)}"
+        yield f"     the way ends here: {'it comes back to' if at in seen else 'there is no node'} {_short(at, WIDTH)}"
 
 
 def _tree(nodes: Mapping[str, Row]) -> Iterator[str]:
@@ -77,14 +78,14 @@ def _tree(nodes: Mapping[str, Row]) -> Iterator[str]:
 
 def _branches(root: Row, below: Mapping[str | None, Sequence[Row]]) -> Iterator[tuple[str, Row]]:
     """The nodes below `root`, each with the branch that leads to it; a node that comes again is not gone into."""
-    seen = {root["node_id"]}
+    seen = {root["id"]}
     waiting = [("", root, "")]
     while waiting:
         branch, row, indent = waiting.pop()
         if row is not root:
             yield branch, row
-        children = [child for child in below.get(row["node_id"], ()) if child["node_id"] not in seen]
-        seen.update(child["node_id"] for child in children)
+        children = [child for child in below.get(row["id"], ()) if child["id"] not in seen]
+        seen.update(child["id"] for child in children)
         for child in reversed(children):
             last = child is children[-1]
             waiting.append((indent + ("└─" if last else "├─"), child, indent + ("  " if last else "│ ")))

@@ -267,7 +267,7 @@ class _Maker:
         return {
             "tree_id": self.problem.problem_id,
             "node_id": node.name,
-            "parent_id": node.parent.name if node.parent else None,
+            "parent_id": f"{self.problem.problem_id}/{node.parent.name}" if node.parent else None,
             "height": height,
             "n_correct": node.n_correct,
             "n_leaves": node.n_total,
