@@ -65,6 +65,7 @@ class Source(_Table):
     difficulty: str | None = None
     response: str | None = None
     responses: tuple[str, ...] = ()
+    steps: str | None = None
     licence: str = "unknown"
     limit: Annotated[int, Field(gt=0)] | None = None
     keep: tuple[Step, ...] = ()
