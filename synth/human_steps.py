@@ -17,11 +17,14 @@ import polars as pl
 from tracemill.schemas.plugins import Engine
 from tracemill.schemas.request import Message
 from tracemill.schemas.rows import Outcome, Problem, Rejection, Share, Summary, Trace, Verdict
+from tracemill.synth.step_tree.picture import picture
 from tracemill.synth.step_tree.render import shown_input
 from tracemill.synth.step_tree.rows import ROW_COLUMNS, split_of
 from tracemill.synth.step_tree.tables import TABLES as TREE_TABLES
 from tracemill.synth.step_tree.tables import node_rows
 from tracemill.synth.step_tree.tree import Node
+
+__all__ = ["COLUMNS", "GIVEN", "TABLES", "check", "human_steps", "picture", "summary"]
 
 GIVEN = ("steps",)
 """What it takes from the source."""
@@ -61,7 +64,7 @@ async def human_steps(
 
 
 def summary(traces: pl.LazyFrame) -> Summary:
-    """Rows and their labels, by split and by how many steps they show at once."""
+    """Rows that were made and their labels, by split and by how many steps they show at once."""
     found = (
         traces.filter(pl.col("label_hard").is_not_null())
         .group_by("split", "granularity")
@@ -75,12 +78,12 @@ def summary(traces: pl.LazyFrame) -> Summary:
             {
                 "split": row["split"],
                 "steps shown": {"single": "one", "pair": "two"}[row["granularity"]],
-                "rows": row["rows"],
+                "made": row["rows"],
                 "good": Share(row["good"], row["rows"]),
             }
             for row in found.to_dicts()
         ],
-        note="A label is what a person said of the last step shown. Candidates rated neutral have none.",
+        note="A label is what a person said of the last step shown. Candidates rated neutral have none and are no rows.",
     )
 
 

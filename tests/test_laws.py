@@ -51,6 +51,15 @@ METHODS: dict[str, Case] = {
         source={"responses": ["a.text", "b.text"]},
         samples=False,
     ),
+    "human_steps": Case(
+        columns=lambda i: {"label": {"steps": [
+            {"completions": [{"text": f"add {i}", "rating": 1}, {"text": f"add {j}", "rating": j % 3 - 1}], "chosen_completion": 0}
+            for j in range(i % 5)
+        ]}},
+        source={"steps": "label.steps"},
+        recipe={"synth": {"use": "human_steps"}, "filters": [], "select": []},
+        samples=False,
+    ),
 }  # fmt: skip
 """One case a method. A new method is not done before it stands here: its laws are then tested with all others."""
 
