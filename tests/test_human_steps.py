@@ -272,7 +272,7 @@ def test_the_published_test_file_gives_the_rows_that_can_be_counted_in_it(store:
         ("pair", 1): 1969,
         ("pair", 0): 1670,
     }
-    assert dict(rows.group_by("split").len().iter_rows()) == {"train": 6142, "test": 1281}
+    assert dict(rows.group_by("split").len().iter_rows()) == {"train": 6308, "test": 1115}
     assert rows.height == 7423
     ours = rows.select(
         "question", pl.concat_list("previous_steps", "current_steps"), "granularity", "label_hard"
