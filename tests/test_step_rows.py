@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.trees import QUESTION, Spec, at, count_leaves, grown, node_rows, problem, share
+from tests.trees import QUESTION, Spec, at, count, grown, node_rows, problem, share
 from tracemill.schemas.rows import Outcome, Problem, Trace
 from tracemill.synth.step_tree.hnc import compressed, merge
 from tracemill.synth.step_tree.pairs import Side, differ, pair_rows, paired, q_of, side_of, ways_down
@@ -218,7 +218,7 @@ def test_a_tree_of_one_label_says_so_and_gives_five_rows_at_most(kind: str, flag
 def test_identical_siblings_count_as_often_as_they_came():
     root = grown({"A": {"A1": "correct", "A2": "wrong"}, "B": "wrong"})
     at(root, "A1").mult = 3
-    count_leaves(root)
+    count(root)
     assert share(at(root, "A")) == (3, 4)
     assert share(root) == (3, 5)
     [row] = [row for row in rows(root, balance=False, coarse=False) if row["current_steps"] == ["A"]]
@@ -241,7 +241,7 @@ def test_a_step_that_moves_up_keeps_its_label_and_changes_that_of_its_old_parent
     assert share(at(root, "P")) == of_parent
     assert share(root) == (2, 6), "the same leaves are below it"
     before = [share(node) for node in walk(root)]
-    count_leaves(root)
+    count(root)
     assert [share(node) for node in walk(root)] == before
 
 
@@ -303,10 +303,10 @@ def test_what_hangs_below_a_step_follows_it():
 def test_a_child_of_identical_siblings_is_worth_as_much_above_them():
     root = grown(FIVE)
     at(root, "P").mult = 2
-    count_leaves(root)
+    count(root)
     forced(root, "c1")
     assert share(root) == (4, 11)
-    count_leaves(root)
+    count(root)
     assert share(root) == (4, 11)
 
 
@@ -336,7 +336,7 @@ def test_compression_leaves_the_tree_alone_and_keeps_its_leaves_and_their_kinds(
     assert {node.name: "\n".join(node.steps()) for node in nodes} == text, "the words of every solution are the same"
     assert share(copy) == share(root)
     counts = [share(node) for node in nodes]
-    count_leaves(copy)
+    count(copy)
     assert [share(node) for node in nodes] == counts
 
 

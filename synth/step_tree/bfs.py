@@ -4,29 +4,40 @@ There it goes under the name of Monte-Carlo tree search; it has no selection, no
 leaves among the leaves below it: not the mean of its children's labels.
 """
 
-from tracemill.synth.step_tree.search import Drawn, Search, leaf_kind
-from tracemill.synth.step_tree.tree import Node
+from collections.abc import Sequence
+
+from tracemill.synth.step_tree.search import Drawn, Search, Spent, leaf_kind
+from tracemill.synth.step_tree.tree import Node, walk
 
 # HRM's released code: five children of each node, one call for all of them; its height of 6 means at most five steps; nearly greedy.
 BRANCHING, HEIGHT, TEMPERATURE = 5, 5, 0.1
 
 
-async def bfs(search: Search, *, branching: int, height: int) -> str | None:
-    """Expand every node up to `height`; returns None: a tree is kept whatever its leaves are.
+async def bfs(search: Search, *, branching: int, height: int) -> tuple[str | None, str | None]:
+    """Expand every node up to `height`; a tree is kept whatever its leaves are, so there is never a reason to return.
 
     Children of one text become one node, which is expanded once: its leaves stand for as many as the text came.
     """
     frontier = [search.root]
-    for level in range(1, height + 1):
-        grown: list[Node] = []
-        for wave in search.waves(frontier):
-            for node, drawn in await search.draw_steps([(node, branching) for node in wave], level):
-                _expand(search, node, drawn)
-                grown += node.children
-        frontier = [node for node in grown if node.leaf_kind is None]
+    try:
+        for level in range(1, height + 1):
+            frontier = await _level(search, frontier, branching, level)
+    except Spent:
+        for node in walk(search.root):  # nobody knows what would have come of them
+            if not node.children and node.leaf_kind is None:
+                node.leaf_kind = "undecided"
+        raise
     for node in frontier:
         node.leaf_kind = "height_limit"
-    return None
+    return None, None
+
+
+async def _level(search: Search, frontier: Sequence[Node], branching: int, level: int) -> list[Node]:
+    """The nodes of the next level that are to be expanded."""
+    for wave in search.waves(frontier):
+        for node, drawn in await search.draw_steps([(node, branching) for node in wave], level):
+            _expand(search, node, drawn)
+    return [child for node in frontier for child in node.children if child.leaf_kind is None]
 
 
 def _expand(search: Search, node: Node, drawn: Drawn) -> None:
@@ -34,26 +45,10 @@ def _expand(search: Search, node: Node, drawn: Drawn) -> None:
         node.leaf_kind = "error"
     for completion, verdict in drawn:
         step, last = search.layout.one(completion.text, finished=not completion.truncated)
-        child = search.child(node, step, last=last)
+        child = search.child(node, step, last=last, key=completion.key)
         if not step:
             child.leaf_kind = "error"
         elif last:
             child.leaf_kind = leaf_kind(verdict.correct)
         elif completion.truncated:
             child.leaf_kind = "height_limit"
-
-
-def count_leaves(root: Node) -> None:
-    """Counts of all nodes, from their leaves. One leaf of a text that came twice, under one that came three times, is six."""
-    order = [(root, 1)]
-    for node, weight in order:
-        order += [(child, weight * child.mult) for child in node.children]
-    for node, weight in reversed(order):
-        if not node.children:
-            node.n_total = weight
-            node.n_correct = weight * (node.leaf_kind == "correct")
-            node.n_undecided = weight * (node.leaf_kind == "undecided")
-        else:
-            node.n_total = sum(child.n_total for child in node.children)
-            node.n_correct = sum(child.n_correct for child in node.children)
-            node.n_undecided = sum(child.n_undecided for child in node.children)

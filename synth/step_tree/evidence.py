@@ -4,6 +4,12 @@ The value of a prefix is the share of the model's continuations that end right. 
 says whether the value is above a `threshold`, 0 unless told otherwise, as in Math-Shepherd (arXiv:2312.08935) and OmegaPRM
 (arXiv:2406.06592): one right continuation settles that it is. That none came says only that the value is small. How small, the
 upper end of the interval tells, and the label is 0 once that is down to `min_value`; what is neither stays unknown.
+
+Adaptively, a solution counts for the prefix that it was drawn from and for every prefix that it goes through on its way: behind each of
+them it is one more continuation by the same model. That is fair because nothing is picked by how it ended: all solutions that pass count,
+those too that made the search look at the prefix, in the order in which they were drawn. What was drawn when depends on earlier outcomes
+only, so each outcome is still right with the probability that is asked for, and that is all a confidence sequence needs. A share of so
+few is another matter: where drawing stops at the first right one, it leans upwards. With fixed `k` each prefix has its own k and no others.
 """
 
 from dataclasses import dataclass

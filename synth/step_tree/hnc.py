@@ -14,11 +14,11 @@ from operator import attrgetter
 from typing import Literal
 
 from tracemill.schemas.rows import draw
-from tracemill.synth.step_tree.tree import Node
+from tracemill.synth.step_tree.tree import Node, walk
 
 Order = Literal["shuffled", "reference"]
 Counted = Literal["leaves", "rollouts"]
-"""What the counts of an inner node are: the sum of those of its children, or of rollouts drawn from its prefix."""
+"""What the counts of an inner node are: of the leaves below it, or of rollouts drawn from its prefix."""
 
 RATE = 0.5
 """Of the coin, in the released code."""
@@ -80,9 +80,9 @@ def _move_up(child: Node, parent: Node, above: Node, counted: Counted) -> None:
     """Join a step with its parent's, and hang it beside the parent, which keeps the leaves that are left."""
     parent.children.remove(child)
     if counted == "leaves":
-        parent.n_total -= child.n_total
-        parent.n_correct -= child.n_correct
-        parent.n_undecided -= child.n_undecided
+        parent.n_total -= child.mult * child.n_total
+        parent.n_correct -= child.mult * child.n_correct
+        parent.n_undecided -= child.mult * child.n_undecided
         parent.low = parent.high = None  # of the counts that were
         parent.label_hard = 1 if parent.n_correct else None if parent.n_undecided else 0
     child.step = f"{parent.step}{BETWEEN}{child.step}"
@@ -90,6 +90,23 @@ def _move_up(child: Node, parent: Node, above: Node, counted: Counted) -> None:
     child.merged = (parent.name, child.name)
     child.mult *= parent.mult
     above.add(child)
+
+
+def count_leaves(root: Node) -> None:
+    """Give every node the counts of the leaves below it, each as often as it and its ancestors stand for identical siblings.
+
+    A leaf counts one solution for itself, and its parent weighs it by its `mult`. A node without children is a leaf whatever
+    its kind; only `correct` is correct and only `undecided` undecided.
+    """
+    for node in reversed(list(walk(root))):
+        if not node.children:
+            node.n_total = 1
+            node.n_correct = int(node.leaf_kind == "correct")
+            node.n_undecided = int(node.leaf_kind == "undecided")
+            continue
+        node.n_total = sum(child.mult * child.n_total for child in node.children)
+        node.n_correct = sum(child.mult * child.n_correct for child in node.children)
+        node.n_undecided = sum(child.mult * child.n_undecided for child in node.children)
 
 
 def copied(root: Node) -> Node:

@@ -47,8 +47,9 @@ def _inside(end: int, correct: int, total: int, confidence: Fraction) -> bool:
     miss = 1 - confidence
     ways = (total + 1) * comb(total, correct)
     one_sided = (correct == 0) + (correct == total)
-    mixture = miss.numerator * (one_sided * ways + 1) * GRID**total
-    return mixture < miss.denominator * 3 * ways * end**correct * (GRID - end) ** (total - correct)
+    mixture: int = miss.numerator * (one_sided * ways + 1) * GRID**total
+    likelihood: int = end**correct * (GRID - end) ** (total - correct)
+    return bool(mixture < miss.denominator * 3 * ways * likelihood)
 
 
 def _first(start: int, stop: int, holds: Callable[[int], bool]) -> int:

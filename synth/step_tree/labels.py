@@ -1,7 +1,7 @@
 """From what was counted to labels on the nodes, once nothing more is drawn."""
 
-from tracemill.synth.step_tree.bfs import count_leaves
 from tracemill.synth.step_tree.evidence import Counts
+from tracemill.synth.step_tree.hnc import count_leaves
 from tracemill.synth.step_tree.search import Search
 from tracemill.synth.step_tree.tree import Node, walk
 
@@ -52,6 +52,7 @@ def _by_rollouts(search: Search, node: Node) -> None:
     """What was drawn from here decides; else a right solution through here, which proves that it can be finished."""
     counts = search.counts.get(node, Counts())
     node.n_correct, node.n_total, node.n_undecided = counts.correct, counts.total, counts.undecided
+    node.steps_left = min((r.n_steps for r in search.rollouts.get(node, ()) if r.correct), default=None)
     drawn = search.rule.hard(counts) if counts.total else None
     if counts.total:
         node.low, node.high = search.rule.interval(counts)

@@ -8,6 +8,7 @@ A piece is a step: the paper's sixteenths of a mean solution cut through words, 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import sqrt
 
 from tracemill.synth.step_tree.evidence import Counts
 from tracemill.synth.step_tree.search import Rollout, Search
@@ -24,7 +25,7 @@ def score(counts: Counts, n_tokens: int, visits: int, all_visits: int) -> float:
     """Q + U: prefers wrong rollouts from prefixes that mostly end right, short ones, and prefixes that were searched little."""
     value = counts.correct / counts.total
     quality: float = ALPHA ** (1 - value) * BETA ** (n_tokens / LENGTH)
-    return quality + C_PUCT * all_visits**0.5 / (1 + visits)
+    return quality + C_PUCT * sqrt(all_visits) / (1 + visits)
 
 
 @dataclass(slots=True)
@@ -59,15 +60,15 @@ class Pool:
         return best
 
 
-async def omega(search: Search, *, prefilter: int, search_limit: int) -> str | None:
-    """Grow the tree; returns why the question is not worth one: no rollout of it is right, or none is wrong."""
+async def omega(search: Search, *, prefilter: int, search_limit: int) -> tuple[str | None, str | None]:
+    """Grow the tree; returns why the question is not worth one (no rollout of it is right, or none is wrong), and what ended it early."""
     if (why := await _filtered(search, prefilter)) is not None:
-        return why
+        return why, None
     pool = Pool()
     pool.offer(search, search.root)
     while pool.waiting and pool.searched < search_limit:
         await _binary_search(search, pool, pool.pop(search))
-    return None
+    return None, "search_limit" if pool.waiting else None
 
 
 async def _filtered(search: Search, prefilter: int) -> str | None:
@@ -107,7 +108,7 @@ def _bounds(search: Search, path: Sequence[Node]) -> tuple[int, int]:
 
 
 def _good(search: Search, node: Node) -> bool:
-    """A right solution through a prefix proves that it can be finished, whoever drew it; adaptively that is enough."""
+    """A right solution through a prefix proves that it can be finished, wherever it was drawn from; adaptively that is enough."""
     proof = search.rule.k is None and search.rule.threshold == 0 and node in search.proven
     return proof or search.positive(node)
 
@@ -115,9 +116,9 @@ def _good(search: Search, node: Node) -> bool:
 async def _probe(search: Search, pool: Pool, node: Node) -> bool:
     if _good(search, node):
         return True
-    if node not in search.counts:
+    if node.search_iter is None:
         node.search_iter = pool.searched
     await search.estimate([node])
-    if node in search.counts:
+    if node not in search.refused:
         pool.offer(search, node)
     return search.positive(node)

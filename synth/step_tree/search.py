@@ -35,7 +35,8 @@ class Rollout:
 
     start: Node
     path: tuple[Node, ...]
-    """The steps after `start`; empty where nothing was written."""
+    """The steps after `start`, as far as the tree has them."""
+    n_steps: int
     correct: bool | None
     n_tokens: int
     truncated: bool
@@ -96,12 +97,15 @@ class Search:
         """Whether the value of this prefix is known to be above the threshold."""
         return self.rule.hard(self.counts.get(node, Counts())) == 1
 
-    def child(self, parent: Node, step: str, *, last: bool) -> Node:
-        """The child with this text; a twin counts as one more of it. A step that ends a solution is no twin of one that does not."""
+    def child(self, parent: Node, step: str, *, last: bool, key: str) -> Node:
+        """The child with this text; a twin counts as one more of it. A step that ends a solution is no twin of one that does not.
+
+        `key` is that of the completion that the step was cut from.
+        """
         if (known := self._known.get((parent, step, last))) is not None:
             known.mult += 1
             return known
-        node = Node(step, n_tokens=self.engine.count_tokens(step))
+        node = Node(step, n_tokens=self.engine.count_tokens(step), key=key)
         self._known[parent, step, last] = node
         return parent.add(node)
 
@@ -149,21 +153,36 @@ class Search:
         return list(zip(drawn, verdicts, strict=True))
 
     def _count(self, start: Node, completion: Completion, verdict: Verdict, grow: bool) -> None:
-        correct = verdict.correct
+        """Note a solution where it started and, adaptively, at every prefix on its way (see evidence.py)."""
+        correct, steps = verdict.correct, self.layout.split(completion.text)
+        path = self._grown(start, steps, completion.key) if grow else self._along(start, steps)
         self.count(start, correct)
-        path = self._grown(start, self.layout.split(completion.text)) if grow else ()
-        if path:
+        if self.rule.k is None:
+            for node in path[: len(steps) - 1]:
+                self.count(node, correct)
+        if path and grow:
             self.end(path[-1], "height_limit" if completion.truncated else leaf_kind(correct))
         if correct:
             self.proven.update(start.path(), path)
-        rollout = Rollout(start, path, correct, completion.n_tokens, completion.truncated)
+        rollout = Rollout(start, path, len(steps), correct, completion.n_tokens, completion.truncated)
         self.rollouts.setdefault(start, []).append(rollout)
 
-    def _grown(self, start: Node, steps: Sequence[str]) -> tuple[Node, ...]:
+    def _grown(self, start: Node, steps: Sequence[str], key: str) -> tuple[Node, ...]:
         path: list[Node] = []
         node = start
         for number, step in enumerate(steps, start=1):
-            node = self.child(node, step, last=number == len(steps))
+            node = self.child(node, step, last=number == len(steps), key=key)
+            path.append(node)
+        return tuple(path)
+
+    def _along(self, start: Node, steps: Sequence[str]) -> tuple[Node, ...]:
+        """As much of the way as the tree has."""
+        path: list[Node] = []
+        node: Node | None = start
+        for number, step in enumerate(steps, start=1):
+            node = self._known.get((node, step, number == len(steps))) if node else None
+            if node is None:
+                break
             path.append(node)
         return tuple(path)
 

@@ -10,20 +10,15 @@ SOLUTIONS, K = 15, 8
 """Math-Shepherd, section 4.1: 15 solutions a problem (from two generators; here from one), 8 completions a step."""
 
 
-async def shepherd(search: Search, *, solutions: int) -> str | None:
-    """Draw solutions and label all their steps; returns why that says nothing: none of them is right.
+async def shepherd(search: Search, *, solutions: int) -> tuple[str | None, str | None]:
+    """Draw solutions and label all their steps; returns why that says nothing (none of them is right), and what ended it early.
 
-    Adaptively, a solution is itself one of the continuations of each of its prefixes. That is fair, because every prefix of every solution
-    is looked at whatever became of it; the same would be wrong in a binary search, which looks where a solution has ended wrong.
+    Completions of prefixes are counted and do not make the tree grow: it holds the steps of the solutions.
     """
     await search.draw([(search.root, solutions)])
     if search.counts[search.root].correct == 0:
-        return "no_correct_sample"
-    if search.rule.k is None:
-        for rollout in search.rollouts[search.root]:
-            for node in rollout.path[:-1]:
-                search.count(node, rollout.correct)
+        return "no_correct_sample", None
     inner = [node for node in walk(search.root) if node is not search.root and node.leaf_kind is None]
     for wave in search.waves(inner):
         await search.estimate(wave, grow=False)
-    return None
+    return None, None
