@@ -61,6 +61,15 @@ METHODS: dict[str, Case] = {
         source={"responses": ["a.text", "b.text"]},
         samples=False,
     ),
+    "human_steps": Case(
+        columns=lambda i: {"label": {"steps": [
+            {"completions": [{"text": f"add {i}", "rating": 1}, {"text": f"add {j}", "rating": j % 3 - 1}], "chosen_completion": 0}
+            for j in range(i % 5)
+        ]}},
+        source={"steps": "label.steps"},
+        recipe={"synth": {"use": "human_steps"}, "filters": [], "select": []},
+        samples=False,
+    ),
     "step_tree": Case(
         options={"prefilter": 8, "search_limit": 3, "temperature": 1.0},
         recipe={"filters": [], "select": []},

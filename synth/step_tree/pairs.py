@@ -63,12 +63,12 @@ def pair_rows(
 ) -> Iterator[dict[str, Any]]:
     """The pairs at every node, parents before their children."""
     nodes = list(walk(root))
-    ways = _ways(nodes, counted)
+    ways = ways_down(nodes, counted)
     for node in nodes:
         qs = [q_of(child) for child in node.children]
         if len(qs) < 2 or max(qs) - min(qs) < margin - SLACK:
             continue
-        sides = [_side(child, *ways[child.name]) for child in node.children]
+        sides = [side_of(child, *ways[child.name]) for child in node.children]
         pairs, counts = paired(sides, margin=margin)
         if not pairs:
             continue
@@ -116,13 +116,13 @@ def q_of(node: Node) -> float:
     return (node.n_correct - wrong) / node.n_total if node.n_total else 0.0
 
 
-def _side(node: Node, right: Best, wrong: Best) -> Side:
+def side_of(node: Node, right: Best, wrong: Best) -> Side:
     best = max((total / steps for steps, total in right.items()), default=-inf)
     worst = min((total / steps for steps, total in wrong.items()), default=inf)
     return Side(node, q_of(node), best, worst)
 
 
-def _ways(nodes: Sequence[Node], counted: Counted) -> dict[str, tuple[Best, Best]]:
+def ways_down(nodes: Sequence[Node], counted: Counted) -> dict[str, tuple[Best, Best]]:
     """For each node the extremes over the ways from it, itself counted, down to right ends and to wrong ones.
 
     A rollout drawn from a node ends there: nothing is known of the steps it took.

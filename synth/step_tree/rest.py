@@ -12,7 +12,7 @@ from typing import Any
 
 from tracemill.synth.step_tree.tree import Node, walk
 
-VALUE_COLUMNS = {"node_id": str, "parent_id": str, "height": int, "m": int, "r": int, "value": float}
+VALUE_COLUMNS = {"node_id": str, "height": int, "m": int, "r": int, "value": float}
 
 
 def value_rows(root: Node) -> Iterator[dict[str, Any]]:
@@ -32,7 +32,6 @@ def value_rows(root: Node) -> Iterator[dict[str, Any]]:
             value[name] = max(0.0, before + (1 - before) / (m + 1) * (1 - 2 * r))
             yield {
                 "node_id": name,
-                "parent_id": above.name,
                 "height": height[name],
                 "m": m,
                 "r": r,

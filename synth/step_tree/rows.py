@@ -9,7 +9,7 @@ One row is one step after those before it, with the share of solutions through i
 rows of a compressed copy. Of equal (input, label) the first stays, in the order orig before hnc and single before pair.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import nsmallest
 from math import gcd
@@ -26,7 +26,6 @@ from tracemill.synth.step_tree.tree import Node, walk
 View = Literal["orig", "hnc"]
 Granularity = Literal["single", "pair"]
 Flag = Literal["all_wrong", "all_right", "all_undecided"]
-Hard = Callable[[Node], int | None]
 
 SMALLEST_SHARE = 10
 """A group of equal labels gives at least a tenth of its nodes; the released code."""
@@ -103,13 +102,6 @@ def check_rules(rules: Rules) -> None:
         raise ValueError(f"pair_edits = {rules.pair_edits}: characters, 0 or more")
 
 
-def hard_label(node: Node) -> int | None:
-    """1 where any solution is right (Math-Shepherd, arXiv:2312.08935), 0 where all are wrong, None where that is open."""
-    if node.n_correct:
-        return 1
-    return None if node.n_undecided or not node.n_total else 0
-
-
 def soft_label(node: Node) -> float | None:
     """The share of right solutions; undecided ones are among those it is a share of."""
     return node.n_correct / node.n_total if node.n_total else None
@@ -129,7 +121,6 @@ def outcome_of(
     model: str,
     counter: str | None = None,
     counted: Counted = "leaves",
-    hard: Hard = hard_label,
 ) -> Outcome:
     """The rows and tables of a tree whose nodes have their counts, or the reason why it gives no rows.
 
@@ -138,7 +129,7 @@ def outcome_of(
     if not root.children:
         too_small = Rejection("too_small", {"nodes": 1, "ended": root.leaf_kind})
         return Outcome(rejections=[(None, too_small)], tables={name: [] for name in ROW_TABLES})
-    maker = _Maker(problem, rules, prompt, model, counter, hard, tree_flag(root))
+    maker = _Maker(problem, rules, prompt, model, counter, tree_flag(root))
     traces = maker.traces("orig", root)
     if rules.hnc:
         copy = compressed(
@@ -218,7 +209,6 @@ class _Maker:
     prompt: tuple[Message, ...]
     model: str
     counter: str | None
-    hard: Hard
     flag: Flag | None
     split: str = field(init=False)
     seen: set[tuple[str, float]] = field(default_factory=set)
@@ -267,13 +257,13 @@ class _Maker:
         return {
             "tree_id": self.problem.problem_id,
             "node_id": node.name,
-            "parent_id": node.parent.name if node.parent else None,
+            "parent_id": f"{self.problem.problem_id}/{node.parent.name}" if node.parent else None,
             "height": height,
             "n_correct": node.n_correct,
             "n_leaves": node.n_total,
             "n_undecided": node.n_undecided,
             "label_soft": soft_label(node),
-            "label_hard": self.hard(node),
+            "label_hard": node.label_hard,
             "low": node.low,
             "high": node.high,
             "leaf_kind": node.leaf_kind,

@@ -231,7 +231,6 @@ def _outcome(tree: Tree, search: Searches, rules: Rules, why: str | None, stoppe
             model=tree.engine.model_name(),
             counter=tree.engine.counter(),
             counted="leaves" if search == "bfs" else "rollouts",
-            hard=lambda node: node.label_hard,
         )
     counts = {"correct": root.n_correct, "drawn": root.n_total, "undecided": root.n_undecided}
     rejections = made.rejections if why is None else [(None, Rejection(why, counts))]

@@ -41,7 +41,7 @@ class Node:
     non_monotone: bool = False
     label_hard: int | None = None
     """1 where the value is above the threshold of the search, 0 where it is not, None where that is unknown."""
-    label_source: Literal["drawn", "implied", "outcome"] | None = None
+    label_source: Literal["drawn", "implied", "outcome", "human"] | None = None
     """What the hard label rests on: rollouts from this prefix, a right solution that goes through it, or the answer that ends here."""
     rollout_tokens: int = 0
     """Tokens of the rollouts that were drawn from this prefix, or of the draws that looked for the next step."""
