@@ -30,6 +30,8 @@ class Problem:
     solution: str | None = None
     responses: Mapping[str, str | None] = field(default_factory=dict)
     """Given traces by the column they came from; None is a gap in a list of them."""
+    steps: tuple[Any, ...] | None = None
+    """Given steps as their source has them, for a method to read; None where the source names no such column."""
     meta: Mapping[str, Any] = field(default_factory=dict)
     """The other columns of the source row, for filters."""
 
