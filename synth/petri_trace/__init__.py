@@ -1,0 +1,1 @@
+"""Petri-net traces: reasoning as a sound net. Start with net.py."""
