@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tracemill.schemas.request import Message
@@ -24,7 +24,7 @@ def laid_out(deps: Mapping[int, Sequence[int]], lengths: Sequence[int], prefix: 
     steps = [Step(n, (f"a{n}",), f"b{n}", tuple(before)) for n, before in deps.items()]
     blocks = ["x" * length for length in lengths]
     starts = range(prefix + sum(lengths) + post)
-    return layout.of(steps, "p" * prefix, blocks, "q" * post, starts=list(starts))
+    return layout.of(steps, "p" * prefix, blocks, starts=list(starts))
 
 
 def lynch() -> dict[str, Any]:
@@ -130,14 +130,14 @@ def test_frontiers_are_those_of_the_net_and_chunks_never_hide_an_ancestor(deps):
 def test_a_token_that_straddles_two_parts_belongs_to_the_one_in_which_it_begins():
     steps = [Step(1, ("a",), "b", ()), Step(2, ("b",), "c", (1,))]
     # |pr|ef|s1|\n+s|2|po|: the fourth token holds the separator of step 1 and the first letter of step 2
-    row = layout.of(steps, "pref", ["s1\n", "s2"], "po", starts=[-3, 0, 2, 4, 6, 8, 9])
+    row = layout.of(steps, "pref", ["s1\n", "s2"], starts=[-3, 0, 2, 4, 6, 8, 9])
     assert [(s["tok_start"], s["tok_end"]) for s in row["spans"]] == [(3, 5), (5, 6)]
     assert (row["prompt_end"], row["prefix_end"], row["post_start"], row["seq_len"]) == (1, 3, 6, 7)
 
 
 def test_without_a_tokenizer_the_columns_that_count_tokens_are_null_and_the_others_are_not():
     steps = [Step(n, ("a",), "b", tuple(before)) for n, before in LYNCH.items()]
-    row = layout.of(steps, "p", ["s\n"] * 5, "q", starts=None)
+    row = layout.of(steps, "p", ["s\n"] * 5, starts=None)
     assert row.keys() == layout.COLUMNS.keys()
     assert {name for name, value in row.items() if value is None} == {
         *("prompt_end", "prefix_end", "post_start", "seq_len"),
@@ -150,11 +150,11 @@ def test_without_a_tokenizer_the_columns_that_count_tokens_are_null_and_the_othe
 def test_a_layout_refuses_what_it_cannot_place():
     step = Step(1, ("a",), "b", ())
     with pytest.raises(ValueError, match="1 steps with 2 blocks"):
-        layout.of([step], "", ["x", "y"], "", starts=None)
+        layout.of([step], "", ["x", "y"], starts=None)
     with pytest.raises(ValueError, match="two steps have the number 1"):
-        layout.of([step, step], "", ["x", "y"], "", starts=None)
+        layout.of([step, step], "", ["x", "y"], starts=None)
     with pytest.raises(ValueError, match=r"step 1 depends on \[2\], which do not stand before it"):
-        layout.of([Step(1, ("a",), "b", (2,)), Step(2, ("b",), "a", ())], "", ["x", "y"], "", starts=None)
+        layout.of([Step(1, ("a",), "b", (2,)), Step(2, ("b",), "a", ())], "", ["x", "y"], starts=None)
 
 
 def test_a_chain_of_two_thousand_steps_is_laid_out_in_both_schemes():

@@ -71,11 +71,10 @@ def of(
     steps: Sequence[Numbered],
     prefix: str,
     blocks: Sequence[str],
-    post: str,
     *,
     starts: Sequence[int] | None,
 ) -> dict[str, Any]:
-    """The columns of the trace whose text is `prefix`, then `blocks`, one a step and in their order, then `post`.
+    """The columns of the trace whose text is `prefix`, then `blocks`, one a step and in their order, then whatever follows.
 
     A block is all that belongs to its step: tags, and the separator behind it. `starts` says where each token begins, counted
     in characters of that text and negative for those of the prompt: `engine.token_starts(text, prompt)`. A token belongs to
