@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracemill.schemas.request import Message
-from tracemill.synth.petri_trace import layout
+from tracemill.synth.petri_trace import attention, layout
 from tracemill.synth.petri_trace.net import Net, Step
 from tracemill.synth.render import Renderer
 
@@ -179,3 +179,85 @@ def test_tokens_of_a_conversation_are_placed_in_the_text_and_those_of_its_prompt
     assert [start + len(shown) for start in starts if start < 0] == renderer.token_starts(shown)
     assert [start for start in starts if start >= 0] == renderer.token_starts(text)
     assert sorted(starts) == starts
+
+
+# ---- masks
+
+
+@pytest.mark.parametrize("scheme", ["exact", "chunk"])
+@given(deps=dags(), lengths=LENGTHS, prefix=st.integers(0, 3), post=st.integers(0, 3), longer=st.integers(0, 2))
+@settings(deadline=None, max_examples=40)
+def test_both_masks_are_the_definition_pair_by_pair(scheme, deps, lengths, prefix, post, longer):
+    import torch
+    from torch.nn.attention.flex_attention import create_mask
+
+    row = laid_out(deps, lengths[: len(deps)], prefix, post)
+    size = row["seq_len"] + longer
+    wanted = torch.full((1, size, size), float("-inf"))
+    for i, j in pairs_seen({**row, "seq_len": size}, scheme):
+        wanted[0, i, j] = 0
+    assert torch.equal(attention.dense_mask(row, scheme=scheme, length=size), wanted)
+    flex = create_mask(attention.mask_mod(row, scheme=scheme, length=size), 1, 1, size, size, device="cpu")
+    assert torch.equal(flex[0], wanted == 0)
+
+
+@given(deps=dags(), lengths=LENGTHS, prefix=st.integers(0, 3), post=st.integers(0, 3))
+@settings(deadline=None, max_examples=40)
+def test_positions_go_up_by_one_in_every_part_from_where_the_scheme_lets_it_begin(deps, lengths, prefix, post):
+    row = laid_out(deps, lengths[: len(deps)], prefix, post)
+    for scheme, column, behind in (("exact", "pos_start", "post_pos"), ("chunk", "pos_start_chunk", "post_pos_chunk")):
+        [found] = attention.position_ids(row, scheme=scheme, length=row["seq_len"] + 1).tolist()
+        assert found[:prefix] == list(range(prefix))
+        for span in row["spans"]:
+            start, size = layout.by_step(row[column])[span["n"]], span["tok_end"] - span["tok_start"]
+            assert found[span["tok_start"] : span["tok_end"]] == list(range(start, start + size))
+        assert found[row["post_start"] :] == list(range(row[behind], row[behind] + post + 1))
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
+def test_a_batch_of_rows_shares_one_flex_attention_and_gives_what_dense_masks_give():
+    import torch
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    from torch.nn.functional import scaled_dot_product_attention
+
+    rows = [lynch(), laid_out(TWO_ROOTS, [4, 4, 6, 2], prefix=3, post=2)]
+    size = max(row["seq_len"] for row in rows)
+    query, key, value = torch.randn(3, 2, 1, size, 16, generator=torch.Generator().manual_seed(0)).unbind()
+    for scheme in ("exact", "chunk"):
+        block = create_block_mask(attention.mask_mod(rows, scheme=scheme), 2, None, size, size, device="cpu")
+        flex = flex_attention(query, key, value, block_mask=block)
+        dense = torch.stack([attention.dense_mask(row, scheme=scheme, length=size) for row in rows])
+        torch.testing.assert_close(flex, scaled_dot_product_attention(query, key, value, attn_mask=dense))
+
+
+def test_a_real_model_reads_a_step_under_the_mask_as_if_nothing_but_its_ancestors_stood_before_it():
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).eval()
+    row = laid_out(TWO_ROOTS, [4, 4, 6, 2], prefix=5, post=2)
+    tokens = torch.randint(3, model.config.vocab_size, (1, row["seq_len"]), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        masked = model(
+            tokens, attention_mask=attention.dense_mask(row)[None], position_ids=attention.position_ids(row)
+        ).logits
+        alone = model(torch.cat([tokens[:, :5], tokens[:, 13:21]], dim=1)).logits  # the prefix, steps 3 and 4
+        everything = model(tokens).logits
+    torch.testing.assert_close(masked[:, 13:21], alone[:, 5:])
+    assert not torch.allclose(everything[:, 13:21], alone[:, 5:], atol=1e-2)
+
+
+def test_a_row_that_cannot_be_masked_says_why_and_what_to_do():
+    row = {**lynch(), "id": "p1/plan"}
+    with pytest.raises(
+        ValueError, match="p1/plan has 31 tokens, length = 30; leave the row out, a trace cannot be cut"
+    ):
+        attention.dense_mask(row, length=30)
+    with pytest.raises(ValueError, match="p1/plan has no columns 'spans'"):
+        attention.position_ids({"id": "p1/plan"})
+    uncounted = layout.of([Step(1, ("a",), "b", ())], "p", ["ss"], starts=None)
+    with pytest.raises(ValueError, match=r"made without a tokenizer.*retokenized"):
+        attention.mask_mod(uncounted)
+    counted = attention.retokenized(uncounted, [-1, 0, 1, 2, 3])
+    assert attention.position_ids(counted).tolist() == [[0, 1, 2, 3, 4]]
+    assert counted["spans"][0]["tok_start"] == 2
