@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.petri_rows import dags
 from tracemill.schemas.request import Message
 from tracemill.synth.petri_trace import attention, layout
 from tracemill.synth.petri_trace.net import Net, Step
@@ -82,13 +83,6 @@ def test_the_two_schemes_part_where_two_chains_are_written_one_after_the_other()
 
 
 # ---- laws
-
-
-@st.composite
-def dags(draw: st.DrawFn, most: int = 7) -> dict[int, list[int]]:
-    """Steps 1 to n, each on some of those before it."""
-    count = draw(st.integers(1, most))
-    return {n: [dep for dep in range(1, n) if draw(st.booleans())] for n in range(1, count + 1)}
 
 
 LENGTHS = st.lists(st.integers(1, 4), min_size=7, max_size=7)
@@ -186,7 +180,7 @@ def test_tokens_of_a_conversation_are_placed_in_the_text_and_those_of_its_prompt
 
 @pytest.mark.parametrize("scheme", ["exact", "chunk"])
 @given(deps=dags(), lengths=LENGTHS, prefix=st.integers(0, 3), post=st.integers(0, 3), longer=st.integers(0, 2))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 def test_both_masks_are_the_definition_pair_by_pair(scheme, deps, lengths, prefix, post, longer):
     import torch
     from torch.nn.attention.flex_attention import create_mask
@@ -202,7 +196,7 @@ def test_both_masks_are_the_definition_pair_by_pair(scheme, deps, lengths, prefi
 
 
 @given(deps=dags(), lengths=LENGTHS, prefix=st.integers(0, 3), post=st.integers(0, 3))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 def test_positions_go_up_by_one_in_every_part_from_where_the_scheme_lets_it_begin(deps, lengths, prefix, post):
     row = laid_out(deps, lengths[: len(deps)], prefix, post)
     for scheme, column, behind in (("exact", "pos_start", "post_pos"), ("chunk", "pos_start_chunk", "post_pos_chunk")):

@@ -20,6 +20,8 @@ from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 
+from tracemill.synth.petri_trace.net import Step
+
 Scheme = Literal["exact", "chunk"]
 
 _NUMBERS = pa.list_(pa.int64())
@@ -220,3 +222,22 @@ def _pairs(found: Mapping[int, Any]) -> list[dict[str, Any]]:
 def by_step(pairs: Iterable[Mapping[str, Any]]) -> dict[int, Any]:
     """A column of pairs as a dict by step."""
     return {pair["key"]: pair["value"] for pair in pairs}
+
+
+def steps_of(row: Mapping[str, Any]) -> list[Step]:
+    """The steps of a row, as its column `steps` holds them; ValueError where it has none."""
+    if not row.get("steps"):
+        raise ValueError(
+            f"{row.get('id', 'the row')} has no column 'steps'; give a row of a dataset that petri_trace made"
+        )
+    return [
+        Step(
+            step["n"],
+            tuple(step["left"]),
+            step["right"],
+            tuple(step["deps"]),
+            step.get("text") or "",
+            step.get("n_tokens") or 0,
+        )
+        for step in row["steps"]
+    ]
