@@ -251,7 +251,18 @@ def _conflict(
     first: bytes,
 ) -> SourceRejection:
     mine, kept = (_problem_decoder.decode(unpack(packed)) for packed in (payload, first))
-    fields = ("problem_id", "question", "gold", "difficulty", "messages", "tools", "options", "solution", "chains", "responses")
+    fields = (
+        "problem_id",
+        "question",
+        "gold",
+        "difficulty",
+        "messages",
+        "tools",
+        "options",
+        "solution",
+        "chains",
+        "responses",
+    )
     return SourceRejection(
         source=source,
         file=file,
