@@ -29,7 +29,7 @@ class Columns:
         self.question = source.question or ("question" if source.messages is None else None)
         self.responses = source.responses or ((source.response,) if source.response is not None else ())
         named = (self.question, source.messages, source.id, source.answer, source.options, source.solution)
-        more = (source.difficulty, source.tools, *self.responses)
+        more = (source.chains, source.difficulty, source.tools, *self.responses)
         self.required = {column for column in (*named, *more) if column is not None}
         """The columns that a source must have: all that the recipe names, and the question."""
         self.answers_seen = False
@@ -76,6 +76,7 @@ class Columns:
             tools=self._tools(columns),
             options=options,
             solution=_text(columns, source.solution) if source.solution is not None else None,
+            chains=self._chains(columns),
             responses=self._responses(columns),
             meta={name: _plain(value) for name, value in scalars(columns) if name not in self._used},
         )
@@ -129,6 +130,19 @@ class Columns:
     def _tools(self, columns: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...] | None:
         column = self._source.tools
         return None if column is None else read_tools(pick(columns, column), column)
+
+    def _chains(self, columns: Mapping[str, Any]) -> str | tuple[tuple[str, ...], ...] | None:
+        column = self._source.chains
+        value = None if column is None else _present(pick(columns, column))
+        if value is None or isinstance(value, str):
+            return value
+        if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
+            return "\n".join(value)
+        if isinstance(value, list | tuple) and all(
+            isinstance(chain, list | tuple) and all(isinstance(node, str) for node in chain) for chain in value
+        ):
+            return tuple(tuple(chain) for chain in value)
+        raise wrong_type(str(column), value, "a text or a list of lines such as 1: A->B, or a list of lists of names")
 
     def _responses(self, columns: Mapping[str, Any]) -> dict[str, str | None]:
         given: dict[str, str | None] = {}

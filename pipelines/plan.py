@@ -202,7 +202,8 @@ def _verifier(recipe: Recipe) -> Verifier:
 def _check_capabilities(plan: Plan) -> None:
     """Refuse what a backend cannot do while it costs nothing."""
     for plugin in (plan.method, *plan.scores):
-        needs: Mapping[str, tuple[Capability, ...]] = plugin.about("NEEDS", {})
+        of_options = plugin.about("needs", None)
+        needs: Mapping[str, tuple[Capability, ...]] = plugin.ask(of_options) if of_options else plugin.about("NEEDS", {})
         for role, capabilities in needs.items():
             if role not in plan.roles:
                 raise RecipeError(f"{plugin.name} needs a model for the role {role!r}; add [models.{role}]")

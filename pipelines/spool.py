@@ -215,6 +215,7 @@ def _content(problem: Problem) -> bytes:
         problem.tools,
         problem.options,
         problem.solution,
+        problem.chains,
         problem.responses,
     )
     return _digest(msgspec.json.encode(said, order="deterministic"))
@@ -250,7 +251,7 @@ def _conflict(
     first: bytes,
 ) -> SourceRejection:
     mine, kept = (_problem_decoder.decode(unpack(packed)) for packed in (payload, first))
-    fields = ("problem_id", "question", "gold", "difficulty", "messages", "tools", "options", "solution", "responses")
+    fields = ("problem_id", "question", "gold", "difficulty", "messages", "tools", "options", "solution", "chains", "responses")
     return SourceRejection(
         source=source,
         file=file,

@@ -61,6 +61,7 @@ class Source(_Table):
     answer_format: Literal["plain", "gsm8k", "boxed", "choice"] = "plain"
     options: str | None = None
     solution: str | None = None
+    chains: str | None = None
     difficulty: str | None = None
     response: str | None = None
     responses: tuple[str, ...] = ()

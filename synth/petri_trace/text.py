@@ -44,6 +44,10 @@ def escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
+def unescaped(text: str) -> str:
+    return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+
+
 def title(step: Step) -> str:
     """`A, B -> C`, escaped."""
     return f"{escaped(', '.join(step.left))} -> {escaped(step.right)}"
@@ -195,3 +199,9 @@ def between(text: str, tag: str) -> str | None:
     """The last `<tag> ... </tag>` of a text, tags and all."""
     start, end = text.rfind(f"<{tag}>"), text.rfind(f"</{tag}>")
     return text[start : end + len(tag) + 3] if 0 <= start < end else None
+
+
+def inside(text: str, tag: str) -> str | None:
+    """The same without the tags."""
+    found = between(text, tag)
+    return None if found is None else found[len(tag) + 2 : -len(tag) - 3].strip()
