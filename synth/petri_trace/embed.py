@@ -27,9 +27,7 @@ def encoder(name: str) -> Any:
     try:
         from sentence_transformers import SentenceTransformer
     except ModuleNotFoundError:
-        raise ValueError(
-            "embedder: needs the sentence-transformers package: pip install 'tracemill[embed]'"
-        ) from None
+        raise ValueError("embedder: needs the sentence-transformers package: pip install 'tracemill[embed]'") from None
     try:
         return SentenceTransformer(name, device="cpu")
     except (OSError, ValueError, KeyError) as error:

@@ -144,7 +144,7 @@ def _listed(before: Mapping[Node, Sequence[Node]], source: Node, target: Node) -
     nodes = list(number)
     narrowed = rustworkx.PyDiGraph()
     narrowed.add_nodes_from(nodes)
-    narrowed.add_edges_from_no_data([(number[e], number[node]) for node, earlier in before.items() for e in earlier])
+    narrowed.add_edges_from_no_data([(number[e], number[node]) for node, es in before.items() for e in es])
     paths = rustworkx.digraph_all_shortest_paths(narrowed, number[source], number[target])
     return [tuple(nodes[place] for place in path) for path in paths]
 
@@ -192,7 +192,9 @@ def read_graph(path: str | Path) -> Graph:
     if file.suffix not in SUFFIXES:
         raise ValueError(f"graph = {str(path)!r}: an edge table is a file that ends in {', '.join(SUFFIXES)}")
     if not file.is_file():
-        raise ValueError(f"graph = {str(path)!r}: there is no such file; write its path, relative to the recipe with ./")
+        raise ValueError(
+            f"graph = {str(path)!r}: there is no such file; write its path, relative to the recipe with ./"
+        )
     stat = file.stat()
     return _read(file, stat.st_mtime_ns, stat.st_size)
 
@@ -211,7 +213,9 @@ def _read(file: Path, changed: int, size: int) -> Graph:  # noqa: ARG001 - a fil
     low, high = pl.min_horizontal("head_node", "tail_node"), pl.max_horizontal("head_node", "tail_node")
     merged = (
         edges.filter(pl.col("head_node") != pl.col("tail_node"))
-        .select(low.alias("low"), high.alias("high"), pl.struct("relation", up=pl.col("head_node") == low).alias("said"))
+        .select(
+            low.alias("low"), high.alias("high"), pl.struct("relation", up=pl.col("head_node") == low).alias("said")
+        )
         .group_by("low", "high", maintain_order=True)
         .agg(pl.col("said").unique(maintain_order=True))
     )

@@ -67,7 +67,10 @@ _ENTITY = pa.struct(
         ("node", pa.string()),  # the name in the graph; null where it is linked to none
         ("node_type", pa.string()),
         ("similarity", pa.float64()),  # null where no vectors were asked
-        ("how", pa.string()),  # exact | top1 | llm; else why not: no_such_type, none_similar, no_embedder, llm_none, llm_unreadable
+        (
+            "how",
+            pa.string(),
+        ),  # exact | top1 | llm; else why not: no_such_type, none_similar, no_embedder, llm_none, llm_unreadable
     ]
 )
 COLUMNS: Mapping[str, Any] = {
@@ -123,7 +126,9 @@ class Rules:
             if value < 1:
                 raise ValueError(f"{option} = {value}: at least 1")
         if not -1 <= self.similar <= self.sure <= 1:
-            raise ValueError(f"similar = {self.similar}, sure = {self.sure}: similarities, similar at most sure, up to 1")
+            raise ValueError(
+                f"similar = {self.similar}, sure = {self.sure}: similarities, similar at most sure, up to 1"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +177,8 @@ async def chains_from_graph(asker: Asks, graph: Graph, rules: Rules) -> Grounded
         for end in sides["answer"]:
             ways, total = graph.shortest_paths(start, end, most=rules.sampled, salt=asker.problem.problem_id)
             found += total
-            few, by = await _pruned(ways, asker, graph, rules, salt=f"{start}/{end}")
+            usable = [way for way in ways if _can_be_chain(way, graph)]
+            few, by = await _pruned(usable, asker, graph, rules, salt=f"{start}/{end}")
             kept += few
             pruned += [by] if by else []
     if not kept:
@@ -295,6 +301,14 @@ def _told(way: Way, graph: Graph) -> str:
     for one, other in pairwise(way):
         said.append(f"-[{'; '.join(graph.between(one, other))}]-> {graph.names[other]}")
     return " ".join(said)
+
+
+def _can_be_chain(way: Way, graph: Graph) -> bool:
+    """Whether every node of the path has a name that a plan can hold."""
+    try:
+        return all(chain_name(graph.names[node]) for node in way)
+    except Unusable:
+        return False
 
 
 def _chains(ways: Sequence[Way], graph: Graph) -> Chains:
