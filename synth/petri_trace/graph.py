@@ -130,7 +130,7 @@ def folded(text: str) -> str:
 # ---- paths
 
 
-def _counted(before: Mapping[Node, Sequence[Node]], source: Node, target: Node) -> dict[Node, int]:
+def _counted(before: dict[Node, list[Node]], source: Node, target: Node) -> dict[Node, int]:
     """How many shortest paths lead from the source to each node on one."""
     ways = {source: 1}
     for node in reversed(before):  # a node stands behind all of those that come after it

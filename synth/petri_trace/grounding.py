@@ -19,7 +19,8 @@ import pyarrow as pa
 
 from tracemill.schemas.request import Completion
 from tracemill.schemas.rows import Problem, Rejection
-from tracemill.synth.petri_trace.chains import Chains, Unusable, name as chain_name
+from tracemill.synth.petri_trace.chains import Chains, Unusable
+from tracemill.synth.petri_trace.chains import name as chain_name
 from tracemill.synth.petri_trace.embed import nearest
 from tracemill.synth.petri_trace.graph import Graph, Node, Way, folded
 
@@ -145,8 +146,13 @@ class Mention:
     def row(self, graph: Graph) -> dict[str, Any]:
         node = (None, None) if self.node is None else (graph.names[self.node], graph.types[self.node])
         return {
-            **{"side": self.side, "type": self.kind, "name": self.name},
-            **{"node": node[0], "node_type": node[1], "similarity": self.similarity, "how": self.how},
+            "side": self.side,
+            "type": self.kind,
+            "name": self.name,
+            "node": node[0],
+            "node_type": node[1],
+            "similarity": self.similarity,
+            "how": self.how,
         }
 
 
@@ -248,7 +254,9 @@ async def _linked(mention: Mention, asker: Asks, graph: Graph, rules: Rules) -> 
 async def _picked(mention: Mention, near: Sequence[tuple[Node, float]], asker: Asks, graph: Graph) -> Mention:
     lines = [f"{i}. {graph.names[node]} ({graph.types[node]})" for i, (node, _) in enumerate(near, start=1)]
     values = {
-        **{"gold": gold_text(asker.problem), "entity": mention.name, "kind": mention.kind or "of any type"},
+        "gold": gold_text(asker.problem),
+        "entity": mention.name,
+        "kind": mention.kind or "of any type",
         "candidates": "\n".join(lines),
     }
     said = await asker.ask("pick", values, salt=f"{mention.side}/{mention.kind}/{mention.name}", role=asker.planner)
