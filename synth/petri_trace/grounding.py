@@ -36,30 +36,6 @@ EMBEDDER = "abhinand/MedEmbed-large-v0.1"
 
 Side = Literal["question", "answer"]
 
-PROMPTS: Mapping[str, str] = {
-    "entities": (
-        "Question: {question}\nAnswer: {gold}\n\nName the entities of the question and of its answer that stand in a knowledge "
-        "graph. Write one a line as SIDE | TYPE | NAME and nothing else: SIDE is question or answer, TYPE is one of: {types}."
-    ),
-    "pick": (
-        "Question: {question}\nAnswer: {gold}\n\nThe entity {entity} ({kind}) is to be found in a knowledge graph. Candidates:\n"
-        "{candidates}\n\nWhich of them is it? Reply with its number, or with the word NONE."
-    ),
-    "relevant": (
-        "Question: {question}\nAnswer: {gold}\n\nPaths of a knowledge graph:\n{paths}\n\nWhich of them help to derive the answer? "
-        "Reply with the numbers of at most {most}, the most helpful first, such as 2, 1, or with the word NONE."
-    ),
-}
-VALUES: Mapping[str, str] = {
-    "gold": "the gold as text: of a multiple choice the option itself",
-    "types": "the types of nodes in the graph",
-    "entity": "the name to be found",
-    "kind": "its type",
-    "candidates": "the nodes that come near it, a numbered line each",
-    "paths": "the paths between two entities, a numbered line each, with what their edges say",
-    "most": "how many paths are kept",
-}
-
 _ENTITY = pa.struct(
     [
         ("side", pa.string()),
@@ -288,9 +264,9 @@ async def _pruned(
     ways: Sequence[Way], asker: Asks, graph: Graph, rules: Rules, *, salt: str
 ) -> tuple[list[Way], str | None]:
     """At most `per_pair` of the paths between two nodes, and who chose them where a choice was to be made."""
-    if len(ways) <= rules.per_pair:
-        return list(ways), None
     by_rule = sorted(ways, key=lambda way: (sum(graph.degree(n) for n in way[1:-1]), [graph.names[n] for n in way]))
+    if len(ways) <= rules.per_pair:
+        return by_rule, None
     if rules.judge is None:
         return by_rule[: rules.per_pair], "rule"
     lines = [f"{number}. {_told(way, graph)}" for number, way in enumerate(by_rule, start=1)]
