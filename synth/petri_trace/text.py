@@ -66,28 +66,25 @@ def entity_text(entities: Iterable[Entity]) -> str:
     return "\n".join(("<Plan>", *lines, "</Plan>"))
 
 
+def step_text(step: Step) -> str:
+    return f"<Step> Transient Step {step.n}: {title(step)}\n{escaped(step.text)}\n</Step>"
+
+
 def execution_text(steps: Iterable[Step]) -> str:
-    parts = (f"<Step> Transient Step {step.n}: {title(step)}\n{escaped(step.text)}\n</Step>" for step in steps)
-    return "\n".join(("<Execution>", *parts, "</Execution>"))
+    return "\n".join(("<Execution>", *map(step_text, steps), "</Execution>"))
 
 
 def conclusion_text(explanation: str, answer: str) -> str:
     return f"<Conclusion>\nExplanation: {escaped(explanation)}\nAnswer: {escaped(answer)}\n</Conclusion>"
 
 
-def training_text(chains: Iterable[Sequence[str]], steps: Sequence[Step], explanation: str, answer: str) -> str:
-    """The whole assistant turn."""
-    parts = (
-        *("<Think>", BRIDGE, "", HEADING, escaped_chains(chains), ""),
-        *(
-            plan_text(steps),
-            execution_text(steps),
-            conclusion_text(explanation, answer),
-            "</Think>",
-            f"Answer: {answer}",
-        ),
-    )
-    return "\n".join(parts)
+def training_parts(
+    chains: Iterable[Sequence[str]], steps: Sequence[Step], explanation: str, answer: str
+) -> tuple[str, list[str], str]:
+    """The whole assistant turn in three: what stands before the first step, a block for each step, and what follows."""
+    before = ("<Think>", BRIDGE, "", HEADING, escaped_chains(chains), "", plan_text(steps), "<Execution>", "")
+    after = ("</Execution>", conclusion_text(explanation, answer), "</Think>", f"Answer: {answer}")
+    return "\n".join(before), [f"{step_text(step)}\n" for step in steps], "\n".join(after)
 
 
 def escaped_chains(chains: Iterable[Sequence[str]]) -> str:

@@ -36,13 +36,14 @@ class Fault:
     """One check that failed."""
 
     check: str
+    """V1 to V12, or a word such as truncated for what is looked at beside them."""
     says: str
     steps: tuple[int, ...] = ()
     """The steps whose texts are at fault; () where it is not the texts."""
 
     @property
     def reason(self) -> str:
-        return f"{self.check}_{CHECKS[self.check]}"
+        return f"{self.check}_{CHECKS[self.check]}" if self.check in CHECKS else self.check
 
 
 def check(plan: str, execution: str, *, names: Collection[str] = ()) -> list[Fault]:

@@ -39,8 +39,6 @@ class Asker:
     temperature: float | None
     planner: str
     judge: str | None
-    spent: list[Completion] = field(default_factory=list)
-    """All that was drawn, in the order in which it was asked for."""
 
     @property
     def question(self) -> str:
