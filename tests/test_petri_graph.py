@@ -250,14 +250,14 @@ async def test_without_a_judge_the_paths_past_the_fewest_edges_stay(tmp_path: Pa
     found = await grounded(edges, asker(**problem))
     assert [chain[1] for chain in found.chains] == ["m4", "m3", "m2"]
     assert (found.columns["kg_paths_found"], found.columns["kg_pruned_by"]) == (5, ["rule"])
-    judged = await grounded(edges, asker(lambda _: " 5, 1 ", **problem), judge="judge")
+    judged = await grounded(edges, asker(lambda _: " 5, 1 ", **problem), path_judge="judge")
     assert [chain[1] for chain in judged.chains] == ["m0", "m4"]
     assert judged.columns["kg_pruned_by"] == ["model"]
     for said in ("the first", "0", "6", "1 and 2"):
-        unread = await grounded(edges, asker(lambda _, said=said: said, **problem), judge="judge")
+        unread = await grounded(edges, asker(lambda _, said=said: said, **problem), path_judge="judge")
         assert (unread.chains, unread.columns["kg_pruned_by"]) == (found.chains, ["rule: unreadable"])
     with pytest.raises(Unusable, match="no_path"):
-        await grounded(edges, asker(lambda _: "NONE", **problem), judge="judge")
+        await grounded(edges, asker(lambda _: "NONE", **problem), path_judge="judge")
 
 
 async def test_two_nodes_of_one_name_are_told_apart_in_chains_and_names_that_no_plan_can_hold_are_passed_by(

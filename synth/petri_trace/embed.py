@@ -11,6 +11,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,14 @@ def encoder(name: str) -> Any:
         return SentenceTransformer(name, device="cpu")
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"embedder = {name!r}: no sentence-transformers model could be loaded: {error}") from error
+
+
+def check_embedder(name: str) -> None:
+    """Raise ValueError for an embedder that cannot work, as far as that can be told without loading it."""
+    if find_spec("sentence_transformers") is None:
+        raise ValueError("embedder: needs the sentence-transformers package: pip install 'tracemill[embed]'")
+    if Path(name).is_absolute() and not (Path(name) / "modules.json").is_file():
+        raise ValueError(f"embedder = {name!r}: no sentence-transformers model there; its folder holds a modules.json")
 
 
 def embed(name: str, texts: Sequence[str]) -> np.ndarray:

@@ -11,7 +11,7 @@ filter that answers from the reasoning alone is what petri_trace's conclusion is
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from typing import Any, Literal, Protocol
 
@@ -21,8 +21,8 @@ from tracemill.schemas.request import Completion
 from tracemill.schemas.rows import Problem, Rejection
 from tracemill.synth.petri_trace.chains import Chains, Unusable
 from tracemill.synth.petri_trace.chains import name as chain_name
-from tracemill.synth.petri_trace.embed import nearest
-from tracemill.synth.petri_trace.graph import Graph, Node, Way, folded
+from tracemill.synth.petri_trace.embed import check_embedder, nearest
+from tracemill.synth.petri_trace.graph import Graph, Node, Way, folded, read_graph
 
 CANDIDATES = 10
 SIMILAR = 0.70
@@ -90,7 +90,7 @@ class Rules:
     sure: float = SURE
     sampled: int = SAMPLED
     per_pair: int = PER_PAIR
-    judge: str | None = None
+    path_judge: str | None = None
     """The role that picks among paths; None: those with the fewest edges at their inner nodes stay, ties by name."""
 
     def check(self) -> None:
@@ -106,6 +106,18 @@ class Rules:
             raise ValueError(
                 f"similar = {self.similar}, sure = {self.sure}: similarities, similar at most sure, up to 1"
             )
+
+
+def check_grounding(*, plan: str, graph: str | None, **options: Any) -> None:
+    """Raise ValueError for options of petri_trace that cannot ground anything, and for a graph that cannot be read."""
+    if (plan == "grounded") != (graph is not None):
+        raise ValueError(f"plan = {plan!r}, graph = {graph!r}: a graph belongs to plan = 'grounded', which needs one")
+    rules = Rules(**{field.name: options[field.name] for field in fields(Rules)})
+    rules.check()
+    if graph is not None:
+        read_graph(graph)
+    if rules.embedder is not None:
+        check_embedder(rules.embedder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,11 +279,11 @@ async def _pruned(
     by_rule = sorted(ways, key=lambda way: (sum(graph.degree(n) for n in way[1:-1]), [graph.names[n] for n in way]))
     if len(ways) <= rules.per_pair:
         return by_rule, None
-    if rules.judge is None:
+    if rules.path_judge is None:
         return by_rule[: rules.per_pair], "rule"
     lines = [f"{number}. {_told(way, graph)}" for number, way in enumerate(by_rule, start=1)]
     values = {"gold": gold_text(asker.problem), "paths": "\n".join(lines), "most": rules.per_pair}
-    said = await asker.ask("relevant", values, salt=salt, role=rules.judge)
+    said = await asker.ask("relevant", values, salt=salt, role=rules.path_judge)
     if _NONE.fullmatch(said.text):
         return [], "model"
     numbers = [int(number) for number in re.findall(r"\d+", said.text)] if _NUMBERS.fullmatch(said.text) else []
