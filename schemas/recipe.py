@@ -17,6 +17,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 FORMATS = (
     *("trl-sft", "trl-dpo", "trl-kto", "trl-grpo", "verl", "sharegpt", "alpaca", "openrlhf"),
     *("mixchain-wide", "mixchain-long"),
+    *("medverse", "petri-linear", "petri-dag"),
 )
 """What `[views]` and `tracemill export --to` know."""
 WEIGHTS = ("adapter", "start", "end")

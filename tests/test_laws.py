@@ -46,6 +46,11 @@ class Case:
 METHODS: dict[str, Case] = {
     "sample": Case(options={"n": 5}),
     "mixchain": Case(options={"adapter": "longer", "alphas": [0.2, 0.5, 0.8]}),
+    "petri_trace": Case(
+        options={"refine": [], "rounds": 2},
+        columns=lambda i: {"chains": "1: A->B->end\n2: C->B\n3: C->D->end" if i % 5 else "1: A->A"},
+        source={"chains": "chains"},
+    ),
     "given": Case(
         columns=lambda i: {"a": {"text": rf"so \boxed{{{2 * i + 1}}}"}, "b": {"text": rf"\boxed{{{i}}}" if i % 3 else None}},
         source={"responses": ["a.text", "b.text"]},

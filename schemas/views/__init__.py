@@ -9,6 +9,9 @@
     openrlhf    rows, or problems            as trl-sft or trl-grpo, in OpenRLHF's columns
     mixchain-wide   rows                     one row a question in the published columns of MixChain
     mixchain-long   traces                   one row a chain with alpha, beta and stage
+    medverse        rows                     a Petri-net trace in the published tags of MedVerse
+    petri-linear    rows                     the same as a plain chain, steps in topological order
+    petri-dag       rows                     one row a step, with what it depends on
 
 Column names are those that TRL 1.16, verl 0.9, LLaMA-Factory 0.9.5 and OpenRLHF 0.11 read. Conversations are lists of turns in
 every row, because TRL decides by the first row how to read them all; golds stay text, because Arrow cannot mix numbers and words.
@@ -26,6 +29,7 @@ from tracemill.schemas.recipe import FORMATS, suggest
 from tracemill.schemas.views.llama_factory import alpaca, dataset_info, sharegpt
 from tracemill.schemas.views.mixchain import mixchain_long, mixchain_wide
 from tracemill.schemas.views.openrlhf import openrlhf
+from tracemill.schemas.views.petri import medverse, petri_dag, petri_linear
 from tracemill.schemas.views.tables import Tables, candidates, chosen
 from tracemill.schemas.views.trl import trl_dpo, trl_grpo, trl_kto, trl_sft
 from tracemill.schemas.views.verl import verl
@@ -35,12 +39,14 @@ Answers = Callable[[Tables], tuple[str, pl.LazyFrame]]
 _FUNCTIONS: tuple[Format, ...] = (
     *(trl_sft, trl_dpo, trl_kto, trl_grpo, verl, sharegpt, alpaca, openrlhf),
     *(mixchain_wide, mixchain_long),
+    *(medverse, petri_linear, petri_dag),
 )
 
 
 MADE_OF: Mapping[str, tuple[str, str]] = {
     "mixchain-wide": ("mixchain", "solution_index"),
     "mixchain-long": ("mixchain", "solution_index"),
+    **dict.fromkeys(("medverse", "petri-linear", "petri-dag"), ("petri_trace", "entity_plan")),
 }
 """Formats of what one method makes: the method, and the column of its traces or the table of its own that tells it."""
 
@@ -84,6 +90,6 @@ def _right_or_wrong(role: str, tables: Tables) -> tuple[str, pl.LazyFrame]:
 
 __all__ = [
     *("MADE_OF", "Format", "Tables", "View", "bound", "view_named"),
-    *("alpaca", "mixchain_long", "mixchain_wide", "openrlhf", "sharegpt"),
+    *("alpaca", "medverse", "mixchain_long", "mixchain_wide", "openrlhf", "petri_dag", "petri_linear", "sharegpt"),
     *("trl_dpo", "trl_grpo", "trl_kto", "trl_sft", "verl"),
 ]

@@ -122,6 +122,7 @@ async def petri_trace(
     polish: tuple[Polish, ...] = (),
     rounds: int = ROUNDS,
     rewrite: Literal["conclusion", "steps"] = "conclusion",
+    eligible: Literal[1, 2] = 2,
     planner: str = "solver",
     judge: str | None = None,
     show_answer: bool = True,
@@ -158,7 +159,8 @@ async def petri_trace(
     are checked (V1 to V12), and only then the conclusion: its answer equals the gold, it uses every last step, and the role
     `judge`, where there is one, lets it pass. What fails is written anew in up to `rounds` rounds, with what was built on it;
     after a conclusion that fails the conclusion alone, or with `rewrite = "steps"` the steps too. What still fails then, or has
-    more than `max_tokens` tokens, is turned down. `show_answer` shows the gold to the step writer, as the paper does; where it
+    more than `max_tokens` tokens, is turned down; `eligible = 1` keeps what fails by its conclusion alone, and the column of that
+    name says so. `show_answer` shows the gold to the step writer, as the paper does; where it
     comes up before the last steps is in `leaks`.
 
     `prompts` replaces what is asked, by call; `prefixes` and `begins` force what a reply begins with, of which `begins` is part of a
@@ -193,7 +195,7 @@ async def petri_trace(
     way = Way(execution, 0 if plan == "from_solution" else rounds, rewrite == "steps", polish)
     result = await carry_out(begun, asker, way)
     trace = _trace(asker, result, max_paths)
-    why = _why_not(result, trace.n_tokens, max_tokens)
+    why = _why_not(result, trace.n_tokens, max_tokens, eligible)
     return Outcome(rejections=[(trace, why)]) if why else Outcome(traces=[trace])
 
 
@@ -242,7 +244,7 @@ async def _of_graph(
 
 
 def _solved(problem: Problem) -> str:
-    """The first response that there is, or the reference solution."""
+    """The first response that there is, or else the reference solution."""
     texts = (*problem.responses.values(), problem.solution)
     found = next((text for text in texts if text and text.strip()), None)
     if found is None:
@@ -256,7 +258,10 @@ async def _of_solution(asker: Asker, uses: Uses, rounds: int) -> Begun:
     if not texts:
         raise Unusable("too_small", says="the solution has no steps")
     steps = await solved.steps_used(texts, asker, uses=uses, rounds=rounds)
-    verdict = await asker.engine.verify(text, asker.problem.gold)
+    if text == asker.problem.solution:  # right by what it is
+        verdict = Verdict(status="equal", answer=asker.problem.gold, how="reference")
+    else:
+        verdict = await asker.engine.verify(text, asker.problem.gold)
     conclusion = Conclusion(of_sinks(steps), verdict.answer or "", verdict)
     return Begun(solved.links(steps), solved.entities_of(steps), steps, conclusion=conclusion)
 
@@ -299,9 +304,9 @@ def _trace(asker: Asker, result: Result, max_paths: int) -> Trace:
     )
 
 
-def _why_not(result: Result, n_tokens: int, max_tokens: int) -> Rejection | None:
+def _why_not(result: Result, n_tokens: int, max_tokens: int, eligible: int) -> Rejection | None:
     """Why a trace is turned down, where it is."""
-    if result.faults:
+    if result.eligible < eligible:
         first = result.faults[0]
         failed = [f"{fault.check}: {fault.says}" for fault in result.faults[:10]]
         evidence = {"failed_checks": failed, "eligible": result.eligible, "n_regenerations": result.regenerations}
