@@ -43,6 +43,8 @@ class Plan:
     """Ready-made exports by format."""
     roles: Mapping[str, Role]
     verifier: Verifier
+    files: Mapping[str, str]
+    """SHA-256 of each file and folder that the method reads beside the sources, by its name."""
 
     @cached_property
     def synthesis(self) -> str:
@@ -64,6 +66,7 @@ class Plan:
                 for name, role in self.roles.items()
             },
             "verify": self.verifier.identity,
+            "files": self.files,
             "code": code_hash(),
         }
         return hashlib.sha256(msgspec.json.encode(parts, order="sorted", enc_hook=_plain)).hexdigest()
@@ -129,6 +132,7 @@ def resolve(recipe: Recipe, *, given: bool = False, runtime: Path, reply: Reply 
         },
         roles=roles,
         verifier=_verifier(recipe),
+        files=_files(method),
     )
     _check_capabilities(plan)
     _check_tools(plan)
@@ -161,6 +165,25 @@ def _method_step(recipe: Recipe, *, given: bool) -> Step:
     if "solver" not in recipe.models:
         raise RecipeError("missing [model]; name the model that solves the problems and its max_tokens")
     return recipe.synth
+
+
+def _files(method: Plugin) -> dict[str, str]:
+    """What the method's `files` says that it reads, by name with a hash of the content."""
+    declare = method.about("files", None)
+    named: list[Path] = [Path(path) for path in method.ask(declare)] if declare is not None else []
+    for path in named:
+        if not path.exists():
+            raise RecipeError(f"{method.name}: no file or folder {path}; write it relative to the recipe, with ./")
+    return {path.name: _content(path) for path in sorted(named)}
+
+
+def _content(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of all files of a folder."""
+    digest = hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
+        with file.open("rb") as stream:
+            digest.update(f"{file.relative_to(path)}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def _levels(method: Plugin) -> Levels | None:

@@ -216,6 +216,8 @@ def _content(problem: Problem) -> bytes:
         problem.options,
         problem.solution,
         problem.chains,
+        problem.question_entities,
+        problem.answer_entities,
         problem.responses,
     )
     return _digest(msgspec.json.encode(said, order="deterministic"))
@@ -252,16 +254,8 @@ def _conflict(
 ) -> SourceRejection:
     mine, kept = (_problem_decoder.decode(unpack(packed)) for packed in (payload, first))
     fields = (
-        "problem_id",
-        "question",
-        "gold",
-        "difficulty",
-        "messages",
-        "tools",
-        "options",
-        "solution",
-        "chains",
-        "responses",
+        *("problem_id", "question", "gold", "difficulty", "messages", "tools", "options", "solution", "chains"),
+        *("question_entities", "answer_entities", "responses"),
     )
     return SourceRejection(
         source=source,

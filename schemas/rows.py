@@ -30,6 +30,9 @@ class Problem:
     solution: str | None = None
     chains: str | tuple[tuple[str, ...], ...] | None = None
     """Given ways to the answer: lines such as `1: A->B->C`, or lists of names."""
+    question_entities: tuple[tuple[str, str | None], ...] | None = None
+    """What the question names, by name and type; the type None where it is not told."""
+    answer_entities: tuple[tuple[str, str | None], ...] | None = None
     responses: Mapping[str, str | None] = field(default_factory=dict)
     """Given traces by the column they came from; None is a gap in a list of them."""
     meta: Mapping[str, Any] = field(default_factory=dict)

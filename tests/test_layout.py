@@ -27,7 +27,7 @@ MAY_IMPORT = {
 }
 HEAVY = {
     *("vllm", "torch", "datasets", "transformers", "peft", "sympy", "math_verify", "prefect", "dask", "distributed"),
-    "py3langid",
+    *("py3langid", "rustworkx", "sentence_transformers", "sklearn"),
 }
 MACHINERY = {
     "synth": {"engine", "fit", "gate", "journal", "models", "prompts", "render", "reply", "roles"},

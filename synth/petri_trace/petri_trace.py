@@ -6,8 +6,9 @@ One trace a problem. Its row holds the net (entities, steps, frontiers, width, d
 each step's tokens stand and may look, so that a trainer can use it as it is.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 from tracemill.schemas.plugins import Engine
@@ -16,6 +17,17 @@ from tracemill.synth.petri_trace import solved
 from tracemill.synth.petri_trace.chains import LONGEST, Unusable
 from tracemill.synth.petri_trace.conclude import Conclusion, of_sinks
 from tracemill.synth.petri_trace.conclude import given as given_conclusion
+from tracemill.synth.petri_trace.graph import read_graph
+from tracemill.synth.petri_trace.grounding import (
+    CANDIDATES,
+    PER_PAIR,
+    SAMPLED,
+    SIMILAR,
+    SURE,
+    Rules,
+    chains_from_graph,
+    check_grounding,
+)
 from tracemill.synth.petri_trace.plan import BreakCycles, steps_of
 from tracemill.synth.petri_trace.plan import plan as planned
 from tracemill.synth.petri_trace.polish import Polish
@@ -29,7 +41,7 @@ from tracemill.synth.petri_trace.validators import check as check_blocks
 from tracemill.synth.petri_trace.writer import Asker, Execution
 from tracemill.synth.prompts import check_temperature, shown
 
-Origin = Literal["given", "generated", "from_solution", "written"]
+Origin = Literal["given", "grounded", "generated", "from_solution", "written"]
 
 ROUNDS = 5
 """MedVerse, released scripts: rows that fail are generated anew up to five times."""
@@ -40,11 +52,19 @@ MOST_PATHS = 100
 
 
 def needs(
-    *, prefixes: Mapping[str, str] | None, begins: str, planner: str, judge: str | None
+    *, prefixes: Mapping[str, str] | None, begins: str, planner: str, judge: str | None, path_judge: str | None
 ) -> Mapping[str, tuple[str, ...]]:
     """The roles that these options ask, and what of them."""
     forced = ("complete", "prefix") if prefixes or begins else ("complete",)
-    return {"solver": forced, **({judge: ("complete",)} if judge else {}), **({planner: forced} if planner else {})}
+    judges = {role: ("complete",) for role in (judge, path_judge) if role}
+    return {"solver": forced, **judges, **({planner: forced} if planner else {})}
+
+
+def files(*, graph: str | None, embedder: str | None) -> Iterator[Path]:
+    """What the method reads beside the sources; an embedder may be a Hub id as well."""
+    for name in (graph, embedder):
+        if name is not None and (name == graph or Path(name).is_absolute()):
+            yield Path(name)
 
 
 def check(
@@ -58,9 +78,10 @@ def check(
     longest_name: int,
     max_tokens: int,
     temperature: float | None,
-    **_: Any,
+    **grounding: Any,
 ) -> None:
     """Raise ValueError for options that cannot work."""
+    check_grounding(**grounding)
     check_prompts(prompts or {}, option="prompts")
     check_prompts(prefixes or {}, option="prefixes")
     check_prompts(dict.fromkeys(stops or {}, ""), option="stops")
@@ -89,10 +110,19 @@ async def petri_trace(
     refine: tuple[Call, ...] = CALLS,
     break_cycles: BreakCycles = "never",
     uses: Uses = "asked",
+    graph: str | None = None,
+    embedder: str | None = None,
+    candidates: int = CANDIDATES,
+    similar: float = SIMILAR,
+    sure: float = SURE,
+    sampled: int = SAMPLED,
+    per_pair: int = PER_PAIR,
+    path_judge: str | None = None,
     execution: Execution = "frontier",
     polish: tuple[Polish, ...] = (),
     rounds: int = ROUNDS,
     rewrite: Literal["conclusion", "steps"] = "conclusion",
+    eligible: Literal[1, 2] = 2,
     planner: str = "solver",
     judge: str | None = None,
     show_answer: bool = True,
@@ -107,7 +137,8 @@ async def petri_trace(
 ) -> Outcome:
     """Make the net of a problem and write its steps, all of a frontier at once, and its conclusion.
 
-    `plan` says where the net comes from: `given` takes the source's `chains`; `generated` asks the role `planner` for chains;
+    `plan` says where the net comes from: `given` takes the source's `chains`; `grounded` takes the shortest paths of a
+    knowledge graph between what question and answer name; `generated` asks the role `planner` for chains;
     `from_solution` takes a response or the reference solution as it is and asks which earlier steps each step uses (`uses`:
     `asked` of the model, or `numbers`, by the results that a step takes up); `written` takes a response in MedVerse's tags. A plan
     that cannot be used turns the problem down, a generated one only when `rounds` further ones could not be used either.
@@ -116,12 +147,20 @@ async def petri_trace(
     what stands before the first step: `roots`, the first nodes of the chains; `question`; or `sentences` of the question, for
     entities that are letters. `break_cycles = "last_chain"` drops the links that close a cycle, and records them.
 
+    `graph` is an edge table (CSV, TSV or Parquet: head, relation, tail, head_type, tail_type). Entities come from the source's
+    `question_entities` and `answer_entities`, else the planner names them. A name is linked to the node that bears it, else among
+    `candidates` nodes of its type, by the vectors of `embedder` (a sentence-transformers folder or Hub id; without one nothing
+    else is linked) and above `similar`: to the nearest above `sure`, else to the one that the planner picks. Of more than
+    `sampled` shortest paths between two nodes so many are drawn, and `per_pair` stay: those that the role `path_judge` picks,
+    or those with the fewest edges at their inner nodes.
+
     Each step sees the goal, the plan and the texts of the steps it depends on. `execution = "sequential"` writes the same texts one
     by one. `polish` adds the calls that clean each text, say nothing twice, and insert what is missing. Then plan and execution
     are checked (V1 to V12), and only then the conclusion: its answer equals the gold, it uses every last step, and the role
     `judge`, where there is one, lets it pass. What fails is written anew in up to `rounds` rounds, with what was built on it;
     after a conclusion that fails the conclusion alone, or with `rewrite = "steps"` the steps too. What still fails then, or has
-    more than `max_tokens` tokens, is turned down. `show_answer` shows the gold to the step writer, as the paper does; where it
+    more than `max_tokens` tokens, is turned down; `eligible = 1` keeps what fails by its conclusion alone, and the column of that
+    name says so. `show_answer` shows the gold to the step writer, as the paper does; where it
     comes up before the last steps is in `leaks`.
 
     `prompts` replaces what is asked, by call; `prefixes` and `begins` force what a reply begins with, of which `begins` is part of a
@@ -133,7 +172,17 @@ async def petri_trace(
     asker = Asker(
         problem, engine, prompts or {}, prefixes or {}, stops or {}, begins, show_answer, temperature, planner, judge
     )
+    rules = Rules(
+        embedder=embedder,
+        candidates=candidates,
+        similar=similar,
+        sure=sure,
+        sampled=sampled,
+        per_pair=per_pair,
+        path_judge=path_judge,
+    )
     makers: Mapping[Origin, Callable[[], Awaitable[Begun]]] = {
+        "grounded": lambda: _of_graph(asker, str(graph), rules, refine, premises, break_cycles, longest_name),
         "given": lambda: _of_chains(asker, refine, premises, break_cycles, longest_name, drawn=None),
         "generated": lambda: _of_chains(asker, refine, premises, break_cycles, longest_name, drawn=rounds),
         "from_solution": lambda: _of_solution(asker, uses, rounds),
@@ -146,7 +195,7 @@ async def petri_trace(
     way = Way(execution, 0 if plan == "from_solution" else rounds, rewrite == "steps", polish)
     result = await carry_out(begun, asker, way)
     trace = _trace(asker, result, max_paths)
-    why = _why_not(result, trace.n_tokens, max_tokens)
+    why = _why_not(result, trace.n_tokens, max_tokens, eligible)
     return Outcome(rejections=[(trace, why)]) if why else Outcome(traces=[trace])
 
 
@@ -175,6 +224,23 @@ async def _of_chains(
         except Unusable as unusable:
             fault = unusable
     raise fault or Unusable("empty_candidate_set")
+
+
+async def _of_graph(
+    asker: Asker,
+    graph: str,
+    rules: Rules,
+    refine: tuple[Call, ...],
+    premises: Premises,
+    break_cycles: BreakCycles,
+    longest: int,
+) -> Begun:
+    """The plan of the chains that a knowledge graph gives."""
+    found = await chains_from_graph(asker, read_graph(graph), rules)
+    refined = await Refiner(asker.of_chains, refine, longest).refined(found.chains)
+    chains = with_premises(refined, asker.problem.question, premises, longest=longest)
+    made = planned(chains, break_cycles=break_cycles)
+    return Begun(chains, made.entities, steps_of(made.entities), made.removed, grounding=found.columns)
 
 
 def _solved(problem: Problem) -> str:
@@ -238,9 +304,9 @@ def _trace(asker: Asker, result: Result, max_paths: int) -> Trace:
     )
 
 
-def _why_not(result: Result, n_tokens: int, max_tokens: int) -> Rejection | None:
+def _why_not(result: Result, n_tokens: int, max_tokens: int, eligible: int) -> Rejection | None:
     """Why a trace is turned down, where it is."""
-    if result.faults:
+    if result.eligible < eligible:
         first = result.faults[0]
         failed = [f"{fault.check}: {fault.says}" for fault in result.faults[:10]]
         evidence = {"failed_checks": failed, "eligible": result.eligible, "n_regenerations": result.regenerations}

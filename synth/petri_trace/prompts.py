@@ -43,6 +43,18 @@ PROMPTS: Mapping[str, str] = {
         "{goal}\n\nChains of reasoning:\n{chains}\n\nAn expert found: {fault}\nRepair them with as few edits as possible; you "
         "may add one or two chains.\n" + _LINES
     ),
+    "entities": (
+        "Question: {question}\nAnswer: {gold}\n\nName the entities of the question and of its answer that stand in a knowledge "
+        "graph. Write one a line as SIDE | TYPE | NAME and nothing else: SIDE is question or answer, TYPE is one of: {types}."
+    ),
+    "pick": (
+        "Question: {question}\nAnswer: {gold}\n\nThe entity {entity} ({kind}) is to be found in a knowledge graph. Candidates:\n"
+        "{candidates}\n\nWhich of them is it? Reply with its number, or with the word NONE."
+    ),
+    "relevant": (
+        "Question: {question}\nAnswer: {gold}\n\nPaths of a knowledge graph:\n{paths}\n\nWhich of them help to derive the "
+        "answer? Reply with the numbers of at most {most}, the most helpful first, such as 2, 1, or with the word NONE."
+    ),
     "step": (
         "{goal}\n\nPlan:\n{plan}\n\nWhat the steps before this one found:\n{shown}\nWrite step {n}: {left} -> {right}. One "
         "short paragraph of facts and reasoning that leads to it from what stands before the arrow, and no further."
@@ -94,6 +106,13 @@ VALUES: Mapping[str, str] = {
     "title": "both",
     "text": "its text",
     "missing": "what is to be brought in",
+    "gold": "the gold in words: of a multiple choice the option itself",
+    "types": "the types of nodes in the graph",
+    "entity": "a name to be found in the graph",
+    "kind": "its type",
+    "candidates": "the nodes that come near it, a numbered line each",
+    "paths": "the paths between two entities, a numbered line each, with what their edges say",
+    "most": "how many paths are kept",
     "explanation": "the explanation of the conclusion",
     "answer": "its answer",
 }

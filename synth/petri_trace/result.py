@@ -1,7 +1,8 @@
 """How a trace is carried out: write, check, conclude, check again, and write anew what failed, at most so many times."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from tracemill.synth.petri_trace.conclude import Conclusion, conclude, faults_of, judged
 from tracemill.synth.petri_trace.net import Entity, Net, Step
@@ -24,6 +25,8 @@ class Begun:
     conclusion: Conclusion | None = None
     draws: int = 0
     """How many plans were drawn before one could be used."""
+    grounding: Mapping[str, Any] = field(default_factory=dict)
+    """Columns that say how the chains were found in a graph."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from tracemill.schemas.plugins import Engine, PromptLike
 from tracemill.schemas.rows import Problem
-from tracemill.synth.petri_trace import layout
+from tracemill.synth.petri_trace import grounding, layout
 from tracemill.synth.petri_trace.conclude import leaks
 from tracemill.synth.petri_trace.net import Net
 from tracemill.synth.petri_trace.plan import paths, shape
@@ -36,7 +36,6 @@ COLUMNS: Mapping[str, Any] = {
     "options": pa.list_(_PAIR),  # of a multiple choice, by letter
     "goal": str,  # what the step writer was shown as its goal
     "chains": pa.list_(_NAMES),  # as the plan was made of them, premises included
-    "kg_paths": pa.list_(_NAMES),  # of a knowledge graph, where chains come from one; null elsewhere
     "entities": pa.list_(_ENTITY),
     "entity_plan": str,
     "steps": pa.list_(_STEP),
@@ -59,6 +58,7 @@ COLUMNS: Mapping[str, Any] = {
     "failed_checks": list[str],
     "judged": bool,
     "n_regenerations": int,
+    **grounding.COLUMNS,
     **layout.COLUMNS,
 }
 
@@ -80,7 +80,6 @@ def text_and_columns(
         "options": letters,
         "goal": goal,
         "chains": [list(chain) for chain in begun.chains],
-        "kg_paths": None,
         "entities": [{**asdict(entity), "deps": list(entity.deps)} for entity in begun.entities],
         "entity_plan": entity_text(begun.entities),
         "steps": [{**asdict(step), "left": list(step.left), "deps": list(step.deps)} for step in steps],
@@ -103,5 +102,7 @@ def text_and_columns(
         "failed_checks": list(dict.fromkeys(fault.check for fault in result.faults)),
         "judged": conclusion.judged if conclusion else None,
         "n_regenerations": result.regenerations,
+        **dict.fromkeys(grounding.COLUMNS),
+        **begun.grounding,
         **layout.of(steps, before, blocks, starts=engine.token_starts(text, prompt)),
     }
