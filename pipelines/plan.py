@@ -43,6 +43,8 @@ class Plan:
     """Ready-made exports by format."""
     roles: Mapping[str, Role]
     verifier: Verifier
+    files: Mapping[str, str]
+    """SHA-256 of each file and folder that the method reads beside the sources, by its name."""
 
     @cached_property
     def synthesis(self) -> str:
@@ -64,6 +66,7 @@ class Plan:
                 for name, role in self.roles.items()
             },
             "verify": self.verifier.identity,
+            "files": self.files,
             "code": code_hash(),
         }
         return hashlib.sha256(msgspec.json.encode(parts, order="sorted", enc_hook=_plain)).hexdigest()
@@ -137,6 +140,7 @@ def resolve(recipe: Recipe, *, given: bool = False, runtime: Path, reply: Reply 
         },
         roles=roles,
         verifier=_verifier(recipe),
+        files=_files(method),
     )
     _check_capabilities(plan)
     _check_tools(plan)
@@ -189,6 +193,25 @@ def _check_given(recipe: Recipe, method: Plugin, *, given: bool) -> None:
         raise RecipeError("missing [model]; name the model that solves the problems and its max_tokens")
 
 
+def _files(method: Plugin) -> dict[str, str]:
+    """What the method's `files` says that it reads, by name with a hash of the content."""
+    declare = method.about("files", None)
+    named: list[Path] = [Path(path) for path in method.ask(declare)] if declare is not None else []
+    for path in named:
+        if not path.exists():
+            raise RecipeError(f"{method.name}: no file or folder {path}; write it relative to the recipe, with ./")
+    return {path.name: _content(path) for path in sorted(named)}
+
+
+def _content(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of all files of a folder."""
+    digest = hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
+        with file.open("rb") as stream:
+            digest.update(f"{file.relative_to(path)}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
 def _levels(method: Plugin) -> Levels | None:
     """The other weights that the method asks for, where it asks for any."""
     declare = method.about("levels", None)
@@ -228,7 +251,10 @@ def _verifier(recipe: Recipe) -> Verifier:
 def _check_capabilities(plan: Plan) -> None:
     """Refuse what a backend cannot do while it costs nothing."""
     for plugin in (plan.method, *plan.scores):
-        needs: Mapping[str, tuple[Capability, ...]] = plugin.about("NEEDS", {})
+        of_options = plugin.about("needs", None)
+        needs: Mapping[str, tuple[Capability, ...]] = (
+            plugin.ask(of_options) if of_options else plugin.about("NEEDS", {})
+        )
         for role, capabilities in needs.items():
             if role not in plan.roles:
                 raise RecipeError(f"{plugin.name} needs a model for the role {role!r}; add [models.{role}]")

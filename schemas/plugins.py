@@ -97,6 +97,14 @@ class Engine(Protocol):
         """Tokens of a given text, by the role's tokenizer; words where no model is at hand."""
         ...
 
+    def token_starts(self, text: str, prompt: PromptLike | None = None, role: str = "solver") -> list[int] | None:
+        """Where in `text` each token of it begins, in characters; with `prompt`, those of the whole conversation.
+
+        The tokens of the prompt, rendered as the model is shown it, come first and begin at negative numbers. None where no
+        tokenizer is at hand.
+        """
+        ...
+
 
 Method = Callable[[Problem, Engine], Awaitable[Outcome]]
 Score = Callable[[Mapping[str, Any], Engine], Awaitable[Mapping[str, Any]]]

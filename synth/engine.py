@@ -287,6 +287,11 @@ class ProblemEngine:
         asked = self.shop.roles.get(role)
         return asked.count(text) if asked else len(text.split())
 
+    def token_starts(self, text: str, prompt: PromptLike | None = None, role: str = "solver") -> list[int] | None:
+        """See schemas/plugins.py."""
+        asked = self.shop.roles.get(role)
+        return asked.token_starts(text, prompt, self.problem.tools) if asked else None
+
     def _role(self, name: str) -> Role:
         if name not in self.shop.roles:
             raise ProblemFailed(
