@@ -38,6 +38,13 @@ _FUNCTIONS: tuple[Format, ...] = (
 )
 
 
+MADE_OF: Mapping[str, tuple[str, str]] = {
+    "mixchain-wide": ("mixchain", "solution_index"),
+    "mixchain-long": ("mixchain", "solution_index"),
+}
+"""Formats of what one method makes: the method, and the column of its traces or the table of its own that tells it."""
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """A format with its options bound."""
@@ -76,7 +83,7 @@ def _right_or_wrong(role: str, tables: Tables) -> tuple[str, pl.LazyFrame]:
 
 
 __all__ = [
-    *("Format", "Tables", "View", "bound", "view_named"),
+    *("MADE_OF", "Format", "Tables", "View", "bound", "view_named"),
     *("alpaca", "mixchain_long", "mixchain_wide", "openrlhf", "sharegpt"),
     *("trl_dpo", "trl_grpo", "trl_kto", "trl_sft", "verl"),
 ]
