@@ -16,7 +16,7 @@ from tracemill.schemas.errors import RecipeError
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 FORMATS = (
     *("trl-sft", "trl-dpo", "trl-kto", "trl-grpo", "verl", "sharegpt", "alpaca", "openrlhf"),
-    *("mixchain-wide", "mixchain-long"),
+    *("mixchain-wide", "mixchain-long", "knowrl"),
 )
 """What `[views]` and `tracemill export --to` know."""
 WEIGHTS = ("adapter", "start", "end")

@@ -87,13 +87,9 @@ def parsed(reply: str) -> tuple[list[str], list[str]]:
     first point is allowed.
     """
     _, said = split_reasoning(reply, THINK)
-    starts = [found for found in _ITEM.finditer(said)]
-    pieces = [
-        said[here.end() : after.start()].strip()
-        for here, after in zip(starts, [*starts[1:], None], strict=True)
-        if after is not None
-    ]
-    pieces += [said[starts[-1].end() :].strip()] if starts else []
+    items = list(_ITEM.finditer(said))
+    ends = [*(item.start() for item in items[1:]), len(said)]
+    pieces = [said[item.end() : end].strip() for item, end in zip(items, ends, strict=False)]
     fields = [(piece, _FIELDS.fullmatch(piece)) for piece in pieces]
     return (
         [written(match["principle"], match["caveats"]) for _, match in fields if match],
