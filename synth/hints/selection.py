@@ -56,7 +56,10 @@ class Protocol:
 
 
 async def decided(rollouts: Rollouts, found: Found, protocol: Protocol) -> "Decided":
-    """Measure what the strategies need, let them choose, and draw what their choices still lack."""
+    """Measure what the strategies need, let them choose, and draw from choices that they did not have to measure.
+
+    Those are none, all and random, and what S-LOO and T-LOO put together; with fresh draws only the one that is shown needs others.
+    """
     n, seed_key = len(rollouts.points), rollouts.problem.problem_id
     table = await measure(
         n,
@@ -75,7 +78,8 @@ async def decided(rollouts: Rollouts, found: Found, protocol: Protocol) -> "Deci
         for name in protocol.strategies
     }
     kept = sorted({choice.kept for choice in choices.values()})
-    bare = [config for config in kept if not table.get(config, NOTHING).total]
+    shown = {choices[protocol.strategies[0]].kept} if protocol.evaluate else set(kept)
+    bare = sorted(config for config in shown if not table.get(config, NOTHING).total)
     table |= dict(zip(bare, map(_count, await together(rollouts.statuses(c, 0, protocol.m) for c in bare)), strict=True))
     fresh = await together(rollouts.fresh(config, protocol.evaluate) for config in kept)
     return Decided(rollouts, found, protocol, table, choices, dict(zip(kept, map(_count, fresh), strict=True)))
@@ -168,7 +172,7 @@ class Decided:
             "strategy": name,
             "kept_kp_index": list(choice.kept),
             "n_kept": len(choice.kept),
-            **_plain(self.table[choice.kept].sum),
+            **_plain(self.table.get(choice.kept, NOTHING).sum),
             **{f"fresh_{key}": value for key, value in _plain(self.fresh[choice.kept]).items()},
             "rollouts": self._cost(name),
             **{flag: getattr(choice, flag) for flag in ("guard_empty", "all_zero", "saturated")},
@@ -178,7 +182,7 @@ class Decided:
     def _cost(self, name: Strategy) -> int:
         """Draws of all configurations that the strategy compared; strategies that compare the same ones share them."""
         if name in ("none", "all", "given") or not self.n:
-            return self.table[self.choices[name].kept].total
+            return self.table.get(self.choices[name].kept, NOTHING).total
         compared = set(first_stage(self.n))
         if name in ("css", "random"):
             _, pruned, tried = css_sets(self.n, self.table, self.protocol.rules)
