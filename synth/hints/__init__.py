@@ -1,0 +1,1 @@
+"""Knowledge-point hints: start with hints.py."""
