@@ -340,36 +340,37 @@ def test_thirty_points_are_searched_up_to_a_cap_that_the_row_tells_of(recipe: Ma
     assert read(built, "subset_accuracies").height == 2 + 14 + 13 + 78 + 286
 
 
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [
-        ({"kp_list": "Sine rule."}, "wrong_type"),
-        ({"kp_list": 5}, "wrong_type"),
-        ({"kp_list": {"a": "b"}}, "wrong_type"),
-        ({"kp_list": ["Sine rule.", 3]}, "wrong_type"),
-        ({"kp_list": None}, "missing_kp_list"),
-        ({"kp_list": POINTS, "kept": [0, 3]}, "kp_out_of_range"),
-        ({"kp_list": POINTS, "kept": [-1]}, "kp_out_of_range"),
-        ({"kp_list": POINTS, "kept": [1, 0]}, "kp_not_ascending"),
-        ({"kp_list": POINTS, "kept": [1, 1]}, "kp_not_ascending"),
-        ({"kp_list": POINTS, "kept": [True]}, "wrong_type"),
-        ({"kp_list": POINTS, "kept": "0"}, "wrong_type"),
-        ({"kp_list": POINTS, "kept": None}, "missing_kp_kept"),
-    ],
-)
-def test_points_and_choices_of_a_wrong_form_are_turned_down_at_the_source(
-    row: dict[str, Any], reason: str, recipe: Make, store: Store
-):
+FAULTS: list[tuple[dict[str, Any], str]] = [
+    ({"kp_list": "Sine rule."}, "wrong_type"),
+    ({"kp_list": 5}, "wrong_type"),
+    ({"kp_list": {"a": "b"}}, "wrong_type"),
+    ({"kp_list": ["Sine rule.", 3]}, "wrong_type"),
+    ({"kp_list": None}, "missing_kp_list"),
+    ({"kept": [0, 3]}, "kp_out_of_range"),
+    ({"kept": [-1]}, "kp_out_of_range"),
+    ({"kept": [1, 0]}, "kp_not_ascending"),
+    ({"kept": [1, 1]}, "kp_not_ascending"),
+    ({"kept": [True]}, "wrong_type"),
+    ({"kept": "0"}, "wrong_type"),
+    ({"kept": None}, "missing_kp_kept"),
+]
+
+
+def test_points_and_choices_of_a_wrong_form_are_turned_down_at_the_source(recipe: Make, store: Store):
+    bad = [{"kp_list": POINTS, "kept": [0], **fault} for fault, _ in FAULTS]
     good = {"kp_list": json.dumps(POINTS), "kept": "[0, 2]"}
-    made = recipe(good, {"kept": [0], **row}, tables={"source": {"kp_kept": "kept"}}, strategies=["given"], m=2)
+    made = recipe(*bad, good, tables={"source": {"kp_kept": "kept"}}, strategies=["given"], m=2)
     built = build(made, store, reply=lambda _: "8")
-    assert read(built, "rejected").select("stage", "reason").rows() == [("source", reason)]
+    found = dict(read(built, "rejected").select("problem_id", "reason").iter_rows())
+    assert found == {f"p{number}": reason for number, (_, reason) in enumerate(FAULTS)}
+    assert set(read(built, "rejected")["stage"]) == {"source"}
     assert read(built, "rows")["given_kept_kp_index"].to_list() == [[0, 2]]
 
 
 def test_a_gold_that_nobody_could_check_costs_no_token(recipe: Make, store: Store):
-    built = build(recipe({"kp_list": POINTS, "answer": "\\frac{1}{"}), store, reply=lambda _: "8")
-    assert read(built, "rejected")["reason"].to_list() in (["unverifiable_gold"], ["unreadable_gold"])
+    gold = "Because the sum of the angles is 180 the triangle is isosceles."
+    built = build(recipe({"kp_list": POINTS, "answer": gold}), store, reply=lambda _: "8")
+    assert read(built, "rejected")["reason"].to_list() == ["unverifiable_gold"]
     assert built.tally.meter.samples_new == 0
 
 
