@@ -32,6 +32,7 @@ _RELATION = re.compile(r"[=<>≤≥≡]|\\(?:le|ge|leq|geq|equiv|approx|sim)\b")
 _UNIVERSAL = re.compile(r"\b(?:for )?(?:all|any|every|each|arbitrary)\b|∀|\\forall", re.IGNORECASE)
 _VARIABLE = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])")
 _IDENTIFIER = re.compile(r"(?<![A-Za-z\\])[A-Z]{2,}(?![A-Za-z])")
+_FIELD = re.compile(r"\*\*[A-Z][A-Za-z ]*\*\*[ \t]*:")
 _NAME = re.compile(r"(?<![\w\\$])[A-Z][a-z]+(?:'s)?")
 _EPONYMS = frozenset(
     "abel archimedes bayes bernoulli bezout binet brahmagupta cantor cauchy cartesian ceva chebyshev cramer descartes "
@@ -65,8 +66,8 @@ class Secrets:
         return frozenset(_identifiers(self.question))
 
     @cached_property
-    def names(self) -> frozenset[str]:
-        return frozenset(_names(self.question))
+    def names(self) -> tuple[set[str], set[str]]:
+        return _names(self.question)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +82,15 @@ class Leak:
 
 def leaks(text: str, secrets: Secrets) -> list[Leak]:
     """What L1 to L4 find in a knowledge point, in that order; at most one of each."""
+    text = _FIELD.sub("\n", text)
     found = (_gold(text, secrets.gold), _number(text, secrets), _gram(text, secrets), _name(text, secrets))
     return [leak for leak in found if leak is not None]
 
 
 def guessable(gold: str | None) -> bool:
     """Whether a gold stands in texts that know nothing of its problem: 0, 1, 2, or a single letter."""
-    plain = _bare(gold or "")
-    value = _as_number(plain)
-    return value in SMALL if value is not None else len(plain) <= 1
+    value = _value(gold or "")
+    return value in SMALL if value is not None else len(_bare(gold or "")) <= 1
 
 
 def numbers(text: str) -> Iterator[Fraction]:
@@ -106,7 +107,7 @@ def _gold(text: str, gold: str | None) -> Leak | None:
     """L1. A gold that is a number is looked for as a number, any other as words."""
     if gold is None or not (plain := _bare(gold)):
         return None
-    if (value := _as_number(plain)) is not None:
+    if (value := _value(gold)) is not None:
         return Leak("L1", gold, fails=not guessable(gold)) if value in set(numbers(text)) else None
     sought = re.compile(rf"(?<![^\W_]){re.escape(plain)}(?![^\W_])", re.IGNORECASE)
     return Leak("L1", gold, fails=not guessable(gold)) if sought.search(_bare(text)) else None
@@ -127,9 +128,10 @@ def _gram(text: str, secrets: Secrets) -> Leak | None:
 
 def _name(text: str, secrets: Secrets) -> Leak | None:
     """L4. Single letters are nobody's: x, n or P may stand for anything. A word that only begins sentences may be no name."""
-    inside = (set(_identifiers(text)) & secrets.identifiers) | ((_names(text) & secrets.names) - _EPONYMS)
-    shared = sorted(inside or (_capitalised(text) & secrets.names) - _EPONYMS)
-    return Leak("L4", ", ".join(shared), fails=bool(inside)) if shared else None
+    inside, anywhere = _names(text)
+    fails = (set(_identifiers(text)) & secrets.identifiers) | (inside & secrets.names[1])
+    shared = sorted(fails or anywhere & secrets.names[0])
+    return Leak("L4", ", ".join(shared), fails=bool(fails)) if shared else None
 
 
 def _is_identity(sentence: str) -> bool:
@@ -146,12 +148,14 @@ def _bare(text: str) -> str:
     return " ".join(plain.split())
 
 
-def _as_number(text: str) -> Fraction | None:
-    found = set(numbers(text.lstrip("-+ ")))
-    whole = _NUMBER.fullmatch(text.lstrip("-+ ")) or re.fullmatch(r"\d+\s*/\s*\d+", text)
-    if whole and "/" in text:
-        return next((value for value in found if value.denominator > 1), None)
-    return next(iter(found)) if whole and len(found) == 1 else None
+def _value(gold: str) -> Fraction | None:
+    """The number that a gold is, its sign left out; None where it is something else."""
+    boxed = re.fullmatch(r"\\(?:boxed|fbox)\s*\{(.*)\}", gold.strip(" $"), re.DOTALL)
+    plain = (boxed[1] if boxed else gold).strip(" $").lstrip("-+ ")
+    if fraction := _FRACTION.fullmatch(plain):
+        above, below = fraction[1] or fraction[3], fraction[2] or fraction[4]
+        return Fraction(int(above), int(below)) if int(below) else None
+    return Fraction(plain.replace(",", "")) if _NUMBER.fullmatch(plain) else None
 
 
 def _grams(text: str) -> frozenset[tuple[str, ...]]:
@@ -165,20 +169,13 @@ def _identifiers(text: str) -> Iterator[str]:
         yield from _IDENTIFIER.findall(_COMMAND.sub(" ", span))
 
 
-def _names(text: str) -> set[str]:
-    """Words that begin with a capital inside a sentence, and in small letters nowhere."""
+def _names(text: str) -> tuple[set[str], set[str]]:
+    """Words with a capital that are in small letters nowhere: those inside a sentence, and those anywhere."""
     prose = _MATH.sub(" x ", text)
-    inside = {
-        _folded(match[0])
-        for sentence in _SENTENCE.split(prose)
-        for match in _NAME.finditer(sentence)
-        if match.start() > 0
-    }
-    return inside - set(re.findall(r"\b[a-z]+", prose))
-
-
-def _capitalised(text: str) -> set[str]:
-    return {_folded(match[0]) for match in _NAME.finditer(_MATH.sub(" x ", text))}
+    found = [match for sentence in _SENTENCE.split(prose) for match in _NAME.finditer(sentence)]
+    others = set(re.findall(r"\b[a-z]+", prose)) | _EPONYMS
+    inside = {_folded(match[0]) for match in found if match.start() > 0 or match[0].endswith("'s")}
+    return inside - others, {_folded(match[0]) for match in found} - others
 
 
 def _folded(name: str) -> str:
