@@ -13,10 +13,10 @@ from typing import Any
 
 import polars as pl
 
-from tracemill.pipelines.accuracy import Z95, wilson
 from tracemill.pipelines.foresee import recipes_fault
 from tracemill.pipelines.plan import Plan
 from tracemill.pipelines.staging import Staged
+from tracemill.schemas.intervals import Z95, wilson
 from tracemill.schemas.rows import Mean, Share, Summary
 from tracemill.schemas.tables import NO_COLUMNS, polars_types
 
