@@ -215,7 +215,9 @@ def test_fresh_draws_take_no_part_in_the_choice(recipe: Make, store: Store):
 
 
 def test_the_strategy_table_stands_on_the_card_with_accuracy_size_and_cost(recipe: Make, store: Store):
-    built = build(recipe({"kp_list": POINTS}, {"kp_list": POINTS}, strategies=["css", "all"]), store, reply=answering(TRUTH))
+    built = build(
+        recipe({"kp_list": POINTS}, {"kp_list": POINTS}, strategies=["css", "all"]), store, reply=answering(TRUTH)
+    )
     [css, everything] = built.dataset.manifest()["summary"]["rows"]
     assert (css["strategy"], css["problems"], css["rollouts"], css["none kept"]) == ("css", 2, 2 * 6 * 32, 0)
     assert css["accuracy %"]["mean"] == pytest.approx(62.5)
@@ -266,7 +268,10 @@ def test_filters_see_a_trace_for_each_answer_and_rows_keep_a_problem_each(recipe
     filtered = recipe(tables={"filters": [{"use": "correct"}], "select": [{"use": "keep", "k": 3}]})
     built = build(filtered, store, reply=answering(TRUTH))
     assert read(built, "traces")["id"].to_list() == ["p0/css-0000", "p0/css-0001", "p0/css-0002"]
-    assert read(built, "rejected")["reason"].value_counts().sort("count").rows() == [("wrong", 12), ("not_shortest", 17)]
+    assert read(built, "rejected")["reason"].value_counts().sort("count").rows() == [
+        ("wrong", 12),
+        ("not_shortest", 17),
+    ]
     assert read(built, "rows").height == 1
 
 
@@ -291,7 +296,13 @@ def test_explain_draws_who_keeps_what_and_how_often_it_was_right(recipe: Make, s
 )
 @pytest.mark.parametrize("allocation", ["fixed", "sequential"])
 def test_all_wrong_all_right_and_a_single_point(
-    counts: Counts, points: list[str], kept: list[int], flags: tuple[bool, ...], allocation: str, recipe: Make, store: Store
+    counts: Counts,
+    points: list[str],
+    kept: list[int],
+    flags: tuple[bool, ...],
+    allocation: str,
+    recipe: Make,
+    store: Store,
 ):
     built = build(recipe({"kp_list": points}, allocation=allocation), store, reply=answering(counts))
     row = read(built, "rows").row(0, named=True)
@@ -404,6 +415,8 @@ def test_choices_that_the_source_does_not_bring_are_asked_for_by_name(recipe: Ma
 
 
 def test_a_refused_request_fails_its_problem_and_no_other(recipe: Make, store: Store):
-    made = recipe({"kp_list": POINTS}, {"kp_list": POINTS}, m=4, tables={"tolerate": 0, "engine": {"args": {"refuse": 0.3}}})
+    made = recipe(
+        {"kp_list": POINTS}, {"kp_list": POINTS}, m=4, tables={"tolerate": 0, "engine": {"args": {"refuse": 0.3}}}
+    )
     with pytest.raises(LawBroken, match="refuses a request"):
         build(made, store, reply=answering(TRUTH))

@@ -260,7 +260,9 @@ def test_after_two_rewritings_that_leak_a_point_is_dropped_and_reported(run: Run
     assert "## Hint" not in row["prompt"][0]["content"]
 
 
-@pytest.mark.parametrize("reply", ["DROP", "<think>Nothing left.</think>DROP.", "No idea.", f"{point('A')}\n{point('B')}"])
+@pytest.mark.parametrize(
+    "reply", ["DROP", "<think>Nothing left.</think>DROP.", "No idea.", f"{point('A')}\n{point('B')}"]
+)
 def test_a_rewriting_that_gives_up_or_has_no_form_drops_the_point(reply: str, run: Run):
     built = run(Teacher(hints_extract=point("Take 35."), hints_revise=reply), solution=SOLUTION)
     assert points_of(built) == [("leaks", 1, ["L2"])]
@@ -311,7 +313,10 @@ def test_given_points_are_looked_at_by_the_rules_without_a_model_and_none_is_dro
         {
             "name": "given",
             "source": {"path": str(path), "kp_list": "kp_list"},
-            "models": {"solver": {"name": "student", "max_tokens": 64}, "teacher": {"name": "teacher", "max_tokens": 64}},
+            "models": {
+                "solver": {"name": "student", "max_tokens": 64},
+                "teacher": {"name": "teacher", "max_tokens": 64},
+            },
             "engine": {"kind": "scripted"},
             "synth": {"use": "hints", "strategies": ["all"], "m": 2},
         }

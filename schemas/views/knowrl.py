@@ -1,6 +1,6 @@
-"""The released columns of KnowRL (arXiv:2604.12627): problems with knowledge points, and which of them to show.
+r"""The released columns of KnowRL (arXiv:2604.12627): problems with knowledge points, and which of them to show.
 
-{"dataset": "AIME24", "prompt": [{"content": "...", "role": "user"}], "reward_model": {"ground_truth": "\\\\boxed{236}", "style": "rule"},
+{"dataset": "AIME24", "prompt": [{"content": "...", "role": "user"}], "reward_model": {"ground_truth": "\\boxed{236}", "style": "rule"},
  "kp_list": ["**Knowledge Point**: ...", ...], "css_kept_kp_index": [0, 3], "css_selected_kps": [...], "cbrs_kept_kp_index": [], ...}
 """
 

@@ -1,7 +1,7 @@
 """From a problem to knowledge points: a solution that verifies, the principles it rests on, and the gate they have to pass.
 
-    solution of the source, if it verifies ──┐
-    else drawn until one does, 16 at most  ──┴▶ extract ──▶ points ──▶ gate (L1 to L6, two rewritings) ──▶ kp_list
+solution of the source, if it verifies ──┐
+else drawn until one does, 16 at most  ──┴▶ extract ──▶ points ──▶ gate (L1 to L6, two rewritings) ──▶ kp_list
 """
 
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from tracemill.schemas.plugins import Engine
 from tracemill.schemas.rows import Problem, Rejection
+from tracemill.synth.engine import together
 from tracemill.synth.hints.asking import extract_prompt
 from tracemill.synth.hints.knowledge import Point, parsed, sifted
 from tracemill.synth.hints.rollouts import Rollout, Rollouts
-from tracemill.synth.engine import together
 from tracemill.synth.reply import split_reasoning
 from tracemill.synth.roles import THINK
 

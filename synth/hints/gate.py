@@ -49,7 +49,9 @@ class Gate:
         waiting = [point for point in points if point.kept]
         for turn in range(len(points) * (REVISIONS + 1) + 1):
             while waiting:
-                failing = [p for p, fails in zip(waiting, await together(map(self._fails, waiting)), strict=True) if fails]
+                failing = [
+                    p for p, fails in zip(waiting, await together(map(self._fails, waiting)), strict=True) if fails
+                ]
                 waiting = await self._rewritten(failing)
             culprits = await self._without_the_problem([point for point in points if point.kept], turn)
             if not culprits:

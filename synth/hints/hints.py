@@ -1,10 +1,10 @@
-"""Knowledge-point hints (KnowRL, arXiv:2604.12627): the fewest principles with which a model solves a problem most often.
+r"""Knowledge-point hints (KnowRL, arXiv:2604.12627): the fewest principles with which a model solves a problem most often.
 
     verified solution ──▶ knowledge points ──▶ right answers by subset that is shown ──▶ what each strategy keeps ──▶ hinted prompt
 
 A trace is one of the solver's answers to the prompt with the points that the first of `strategies` keeps; a row is a problem:
 
-    {"id": "p7", "question": ..., "prompt": [{"role": "user", "content": "...\\n\\n## Hint\\n1. ..."}], "gold": "72",
+    {"id": "p7", "question": ..., "prompt": [{"role": "user", "content": "...\n\n## Hint\n1. ..."}], "gold": "72",
      "kp_list": ["**Knowledge Point**: ...", ...], "css_kept_kp_index": [0, 3], "css_selected_kps": [...], "strategy": "css", ...}
 """
 
@@ -17,7 +17,7 @@ from tracemill.schemas.request import Sampling
 from tracemill.schemas.rows import Outcome, Problem, Rejection
 from tracemill.synth.hints.extraction import extracted, verified_solution
 from tracemill.synth.hints.gate import Gate, report
-from tracemill.synth.hints.knowledge import Point, places, sifted
+from tracemill.synth.hints.knowledge import places, sifted
 from tracemill.synth.hints.leakage import Secrets
 from tracemill.synth.hints.prompts import PROMPT, check_layout
 from tracemill.synth.hints.rollouts import Rollouts
@@ -92,12 +92,22 @@ async def hints(
     `prompt` has places for {question} and {hints}. `temperature` and `top_p` are KnowRL's; `model` takes the model's own.
     """
     if "given" in strategies and problem.kp_kept is None:
-        raise RecipeError("strategies names 'given', and the source gives no choice: add kp_kept = '<column>' to [source]")
+        raise RecipeError(
+            "strategies names 'given', and the source gives no choice: add kp_kept = '<column>' to [source]"
+        )
     if not await engine.verifiable(problem.gold):
         return Outcome(rejections=[(None, Rejection("unverifiable_gold", {"gold": problem.gold}))])
     sampling = Sampling(temperature=_number(temperature), top_p=_number(top_p))
     rollouts = Rollouts(problem, engine, prompt, sampling)
-    maker = _Maker(problem=problem, engine=engine, rollouts=rollouts, tries=tries, most=most, longest=longest, leak_samples=leak_samples)
+    maker = _Maker(
+        problem=problem,
+        engine=engine,
+        rollouts=rollouts,
+        tries=tries,
+        most=most,
+        longest=longest,
+        leak_samples=leak_samples,
+    )
     made = await (maker.extract() if problem.kp_list is None else maker.take(problem.kp_list))
     if isinstance(made, Rejection):
         return Outcome(rejections=[(None, made)])

@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from tracemill.synth.reply import split_reasoning
 from tracemill.synth.roles import THINK
 
-_ITEM = re.compile(r"^[ \t]*(?:\d+[.)]|[-*])[ \t]+(?=\*\*Knowledge Point\*\*)|^[ \t]*(?=\*\*Knowledge Point\*\*)", re.M)
+_ITEM = re.compile(
+    r"^[ \t]*(?:\d+[.)]|[-*])[ \t]+(?=\*\*Knowledge Point\*\*)|^[ \t]*(?=\*\*Knowledge Point\*\*)", re.MULTILINE
+)
 _FIELDS = re.compile(
-    r"\*\*Knowledge Point\*\*[ \t]*:[ \t]*(?P<principle>\S[^\n]*)\n+[ \t]*\*\*Key Considerations\*\*[ \t]*:[ \t]*(?P<caveats>\S[^\n]*)"
+    r"\*\*Knowledge Point\*\*[ \t]*:[ \t]*(?P<principle>\S[^\n]*)\n\s*\*\*Key Considerations\*\*[ \t]*:[ \t]*(?P<caveats>\S[^\n]*)"
 )
 
 
@@ -59,7 +61,7 @@ def sifted(texts: Sequence[str], *, longest: int) -> list[Point]:
     points: list[Point] = []
     first: dict[str, int] = {}
     for number, text in enumerate(texts):
-        point = Point(number, text.strip())
+        point = Point(number, text)
         same = " ".join(point.text.split()).casefold()
         if not same:
             point.fate = "blank"

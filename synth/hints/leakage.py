@@ -35,11 +35,14 @@ _IDENTIFIER = re.compile(r"(?<![A-Za-z\\])[A-Z]{2,}(?![A-Za-z])")
 _FIELD = re.compile(r"\*\*[A-Z][A-Za-z ]*\*\*[ \t]*:")
 _NAME = re.compile(r"(?<![\w\\$])[A-Z][a-z]+(?:'s)?")
 _EPONYMS = frozenset(
-    "abel archimedes bayes bernoulli bezout binet brahmagupta cantor cauchy cartesian ceva chebyshev cramer descartes "
-    "diophantine dirichlet eisenstein euclid euclidean euler eulerian fermat fibonacci gauss gaussian heron hermite hilbert "
-    "jensen lagrange laplace legendre leibniz markov menelaus mersenne moivre newton pascal pell poisson ptolemy pythagoras "
-    "pythagorean ramsey riemann schwarz simson stewart stirling taylor venn vieta vandermonde wilson arabic roman greek latin "
-    "english euclids hölder minkowski muirhead".split()
+    re.findall(
+        r"\w+",
+        """abel arabic archimedes bayes bernoulli bezout binet brahmagupta cantor cartesian cauchy ceva chebyshev cramer descartes
+        diophantine dirichlet eisenstein english euclid euclidean euler eulerian fermat fibonacci gauss gaussian greek heron hermite
+        hilbert jensen lagrange laplace latin legendre leibniz markov menelaus mersenne minkowski moivre muirhead newton pascal pell
+        poisson ptolemy pythagoras pythagorean ramsey riemann roman schwarz simson stewart stirling taylor vandermonde venn vieta
+        wilson""",
+    )
 )
 """Names that belong to mathematics and to no problem."""
 
@@ -172,7 +175,7 @@ def _identifiers(text: str) -> Iterator[str]:
 def _names(text: str) -> tuple[set[str], set[str]]:
     """Words with a capital that are in small letters nowhere: those inside a sentence, and those anywhere."""
     prose = _MATH.sub(" x ", text)
-    found = [match for sentence in _SENTENCE.split(prose) for match in _NAME.finditer(sentence)]
+    found = [match for sentence in _SENTENCE.split(prose) for match in _NAME.finditer(sentence.strip())]
     others = set(re.findall(r"\b[a-z]+", prose)) | _EPONYMS
     inside = {_folded(match[0]) for match in found if match.start() > 0 or match[0].endswith("'s")}
     return inside - others, {_folded(match[0]) for match in found} - others

@@ -21,6 +21,8 @@ from tracemill.synth.hints.strategies import (
     second_stage,
 )
 
+__all__ = ["Allocation", "Decided", "Found", "Protocol", "Strategy", "decided"]
+
 Strategy = Literal["none", "all", "random", "max_score", "s_loo", "t_loo", "cbrs", "css", "given"]
 
 
@@ -80,7 +82,9 @@ async def decided(rollouts: Rollouts, found: Found, protocol: Protocol) -> "Deci
     kept = sorted({choice.kept for choice in choices.values()})
     shown = {choices[protocol.strategies[0]].kept} if protocol.evaluate else set(kept)
     bare = sorted(config for config in shown if not table.get(config, NOTHING).total)
-    table |= dict(zip(bare, map(_count, await together(rollouts.statuses(c, 0, protocol.m) for c in bare)), strict=True))
+    table |= dict(
+        zip(bare, map(_count, await together(rollouts.statuses(c, 0, protocol.m) for c in bare)), strict=True)
+    )
     fresh = await together(rollouts.fresh(config, protocol.evaluate) for config in kept)
     return Decided(rollouts, found, protocol, table, choices, dict(zip(kept, map(_count, fresh), strict=True)))
 
