@@ -14,7 +14,7 @@ from tracemill.pipelines.explain import explain
 from tracemill.pipelines.export import export, tables_of
 from tracemill.pipelines.store import Dataset, Store
 from tracemill.schemas.errors import LawBroken, RecipeError
-from tracemill.schemas.recipe import Recipe, Step, parse_recipe
+from tracemill.schemas.recipe import Recipe, Step, load_recipe, parse_recipe
 from tracemill.schemas.request import Request
 from tracemill.schemas.rows import Problem
 from tracemill.schemas.views import knowrl
@@ -420,3 +420,24 @@ def test_a_refused_request_fails_its_problem_and_no_other(recipe: Make, store: S
     )
     with pytest.raises(LawBroken, match="refuses a request"):
         build(made, store, reply=answering(TRUTH))
+
+
+@pytest.mark.vllm
+@pytest.mark.timeout(600)
+def test_the_small_model_is_shown_the_hints_that_its_problems_need(store: Store):
+    data = Path(__file__).resolve().parent.parent / "data"
+    few = ["source.0.limit=4", "synth.m=6", "synth.evaluate=0", 'synth.strategies=["css", "none", "all"]']
+    recipe = load_recipe(data / "recipes" / "hints.toml", few)
+    built = build(recipe, store)
+    rows = read(built, "rows")
+    given = [json.loads(line) for line in (data / "problems" / "hints.jsonl").read_text().splitlines()]
+    needed = {row["id"]: set(row["needed"]) for row in given}
+    kept = {row["problem_id"]: set(row["css_kept_kp_index"]) for row in rows.iter_rows(named=True)}
+    hits = sum(len(kept[problem] & needed[problem]) for problem in kept)
+    assert hits / sum(map(len, kept.values())) > 0.5
+    assert hits / sum(len(needed[problem]) for problem in kept) > 0.5
+    for row in rows.iter_rows(named=True):
+        first = row["prompt"][0]["content"].splitlines()[0]
+        assert first == ("## Hint" if row["css_kept_kp_index"] else "## Question")
+    again = build(recipe, store)
+    assert (again.dataset.version, again.tally.meter.samples_new) == (built.dataset.version, 0)
