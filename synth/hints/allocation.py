@@ -16,7 +16,7 @@ import numpy as np
 from tracemill.synth.engine import together
 from tracemill.synth.hints.certain import certain
 from tracemill.synth.hints.outcomes import AT_MOST, OPEN, Outcomes, bits, outcomes
-from tracemill.synth.hints.predictive import Completions, Floats, Luck
+from tracemill.synth.hints.predictive import Completions, Floats, Ints, Luck
 from tracemill.synth.hints.strategies import (
     NOTHING,
     Cell,
@@ -153,7 +153,7 @@ class Forecast:
 def forecast(n: int, table: Table, strategies: Sequence[str], rules: Rules, luck: Luck) -> Forecast:
     """Complete the table many times and see what the strategies decide."""
     tables = Completions(n, table, rules, luck)
-    agree, weight = 1.0, dict.fromkeys([], 0.0)
+    agree, weight = 1.0, dict[Cell, float]()
     for name in dict.fromkeys("css" if name == "random" else name for name in strategies):
         found = outcomes(name, tables)
         agree = min(agree, float(np.mean(found.kept == bits(choose(name, n, table, rules=rules).kept))))
@@ -175,8 +175,8 @@ def _telling(found: Outcomes, other: Floats, tables: Completions) -> dict[Cell, 
     k = np.minimum(np.maximum(STEP, had // GROWTH), lacks)
     cells = len(found.cells)
 
-    def by_cell(values: Floats) -> Floats:
-        return np.bincount(found.which, weights=values, minlength=cells)
+    def by_cell(values: Floats | Ints) -> Floats:
+        return np.bincount(found.which, weights=values, minlength=cells).astype(np.float64)
 
     rows = np.maximum(1, by_cell(np.ones(len(found.which))))
     centred = found.missing - (by_cell(found.missing) / rows)[found.which]

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from tracemill.synth.hints.predictive import Completions, Ints
+from tracemill.synth.hints.predictive import Completions, Ints, Truths
 from tracemill.synth.hints.strategies import TOLERANCE, Cell, Config, Rules, combined, first_stage, order, singles
 
 AT_MOST = 30
@@ -66,14 +66,16 @@ def outcomes(strategy: str, tables: Completions) -> Outcomes:
     return Outcomes(kept, cells, which, where, missing)
 
 
-def _masks(members: np.ndarray) -> Ints:  # type: ignore[type-arg]
+def _masks(members: Truths) -> Ints:
     """(points, tables) of truth values to one number a table."""
-    return (members.astype(np.int64) << np.arange(len(members))[:, None]).sum(axis=0)
+    masks: Ints = (members.astype(np.int64) << np.arange(len(members))[:, None]).sum(axis=0)
+    return masks
 
 
 def _ranked(n: int, counts: Ints) -> Ints:
     """Counts of the first stage (configurations, tables) with the rank of their configuration below them: the highest wins."""
-    return (counts << (n + 5)) | np.array([_rank(n, bits(config)) for config in first_stage(n)])[:, None]
+    ranks: Ints = np.array([_rank(n, bits(config)) for config in first_stage(n)])[:, None]
+    return (counts << (n + 5)) | ranks
 
 
 def _best(n: int, counts: Ints) -> Ints:

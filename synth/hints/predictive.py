@@ -21,6 +21,7 @@ from tracemill.synth.hints.strategies import NOTHING, Cell, Config, Count, Rules
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Truths = npt.NDArray[np.bool_]
 
 POINTS = 40
 """The accuracies are sin^2(pi j / 80), j = 0 to 40: dense at both ends, as the spread of a share asks for."""
@@ -121,16 +122,19 @@ class Luck:
 
 def _flat(cumulative: Floats) -> Floats:
     """Distribution functions one behind the other, each 2 higher than the one before, for one search in all of them."""
-    rows = np.minimum(cumulative, 1.0).reshape(-1, cumulative.shape[-1])
-    return (rows + 2 * np.arange(len(rows))[:, None]).ravel()
+    rows: Floats = np.minimum(cumulative, 1.0).reshape(-1, cumulative.shape[-1])
+    higher: Floats = rows + 2.0 * np.arange(len(rows))[:, None]
+    return higher.ravel()
 
 
 def pick(flat: Floats, row: Ints, wide: int, chance: Floats) -> Ints:
     """The first place at which the distribution function in a row is above the number drawn."""
-    return np.minimum(np.searchsorted(flat, 2 * row + chance, side="right") - row * wide, wide - 1)
+    place: Ints = np.searchsorted(flat, 2 * row + chance, side="right") - row * wide
+    return np.minimum(place, wide - 1)
 
 
 @lru_cache(maxsize=4096)
 def likelihood(correct: int, total: int) -> Floats:
     """Of the counts, by accuracy."""
-    return ACCURACY**correct * (1 - ACCURACY) ** (total - correct)
+    found: Floats = ACCURACY**correct * (1 - ACCURACY) ** (total - correct)
+    return found
