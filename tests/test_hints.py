@@ -253,10 +253,10 @@ def test_the_curve_says_how_much_of_a_solution_it_takes(recipe: Make, store: Sto
     built = build(made, store, reply=reply)
     found = read(built, "curve").sort("share")
     assert found.select("problem_id", "share", "correct", "total").rows() == [
-        ("p0", 0.0, 0, 16),
-        ("p0", 0.25, 4, 16),
-        ("p0", 0.3, 4, 16),
-        ("p0", 0.5, 8, 16),
+        ("p0", "0", 0, 16),
+        ("p0", "0.25", 4, 16),
+        ("p0", "0.3", 4, 16),
+        ("p0", "0.5", 8, 16),
     ]
     assert read(built, "rows").sort("id")["curve"].to_list()[1] is None, "a solution that does not verify has no curve"
     assert "0: 0.0 %, 0.25: 25.0 %, 0.3: 25.0 %, 0.5: 50.0 %" in built.dataset.manifest()["summary"]["note"]

@@ -24,7 +24,7 @@ _PARADOX = {
     "single_total": int,
     "violation": bool,
 }
-_SEGMENT = {"share": float, "characters": int, "correct": int, "total": int, "undecided": int}
+_SEGMENT = {"share": str, "characters": int, "correct": int, "total": int, "undecided": int}
 _CHOICE = pa.struct([("strategy", pa.string()), ("kept_kp_index", pa.list_(pa.int64()))])
 
 OF_THE_PROBLEM = {

@@ -57,7 +57,7 @@ def check(
             raise ValueError(f"{name} = {value}: a number of draws, or 0 for none")
     if not 0.5 < confidence <= 1:
         raise ValueError(f"confidence = {confidence}: more than 0.5 and at most 1, such as 0.95")
-    if any(not 0 <= share < 1 for share in curve) or len(set(curve)) < len(curve):
+    if any(not 0 <= share < 1 for share in curve) or len({f"{share:g}" for share in curve}) < len(curve):
         raise ValueError(
             f"curve = {list(curve)}: shares of a solution from 0 to below 1, each once, such as [0, 0.25, 0.5, 0.75]"
         )

@@ -82,7 +82,7 @@ async def curve(rollouts: Rollouts, solution: str, shares: Sequence[float], m: i
     distinct = list(dict.fromkeys(prefixes))
     counts = dict(zip(distinct, await together(_forced(rollouts, prefix, m) for prefix in distinct), strict=True))
     return [
-        {"share": share, "characters": len(prefix), **plain(counts[prefix])}
+        {"share": f"{share:g}", "characters": len(prefix), **plain(counts[prefix])}
         for share, prefix in zip(shares, prefixes, strict=True)
     ]
 

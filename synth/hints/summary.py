@@ -82,4 +82,4 @@ def _curve(tables: Mapping[str, pl.LazyFrame]) -> Iterator[str]:
     accuracy = (100 * pl.col("correct") / pl.col("total")).mean()
     found = tables["curve"].group_by("share").agg(accuracy.alias("accuracy")).sort("share").collect(engine="streaming")
     if found.height:
-        yield f"Right by the share of a solution that is given: {', '.join(f'{s:g}: {a:.1f} %' for s, a in found.iter_rows())}."
+        yield f"Right by the share of a solution that is given: {', '.join(f'{share}: {a:.1f} %' for share, a in found.iter_rows())}."
