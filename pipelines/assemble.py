@@ -15,7 +15,7 @@ from tracemill.pipelines.staging import SAMPLE_REFS, Parts, Staged
 from tracemill.pipelines.store import Draft
 from tracemill.schemas.errors import CountsDiffer
 from tracemill.schemas.request import Completion
-from tracemill.schemas.tables import REJECTED, ROWS, SAMPLES, TOOLS
+from tracemill.schemas.tables import NO_COLUMNS, REJECTED, ROWS, SAMPLES, TOOLS
 from tracemill.synth.journal import Journal
 
 SAMPLE_BYTES = 32 << 20
@@ -38,9 +38,13 @@ def assemble(
     draft.table("problems", staged.problems.schema, _problems(staged, decisions))
     if plan.recipe.samples and plan.roles:
         draft.table("samples", SAMPLES, _samples(staged.samples, journal))
-    for name, table in _own_tables(staged, decisions).items():
-        frame = table.collect()
-        schema = arrow_schema(frame.schema, pa.schema([]))
+    if clash := staged.tables.keys() & decisions.tables.keys():
+        raise CountsDiffer(f"the method and a selector both make a table {min(clash)!r}")
+    for name, table in staged.tables.items():
+        draft.table(name, *_in_order(name, table))
+    for name, selected in decisions.tables.items():
+        frame = selected.collect()
+        schema = arrow_schema(frame.schema, NO_COLUMNS)
         draft.table(name, schema, [frame.sort(order_of(name, schema), nulls_last=False)])
 
 
@@ -246,12 +250,12 @@ def _token_lists(completions: list[Completion]) -> Any:
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), tokens, mask=missing)
 
 
-def _own_tables(staged: Staged, decisions: Decisions) -> dict[str, pl.LazyFrame]:
-    """The method's tables and those of the selectors."""
-    own = {name: parts.scan() for name, parts in staged.tables.items()}
-    if clash := own.keys() & decisions.tables.keys():
-        raise CountsDiffer(f"the method and a selector both make a table {sorted(clash)}")
-    return {**own, **decisions.tables}
+def _in_order(name: str, parts: Parts) -> tuple[pa.Schema, Iterator[pl.DataFrame]]:
+    """Schema and batches of a table of the method's own: its problems come in order, and the rows of each are sorted here."""
+    schema = arrow_schema(parts.scan().collect_schema(), parts.schema)
+    order = order_of(name, schema)
+    pieces = (piece.sort(order, nulls_last=False) for piece in _whole_problems(parts.frames()))
+    return schema, (piece.select(schema.names) for piece in pieces)
 
 
 def as_rejected(problem_id: str | None, reason: str, evidence: Mapping[str, Any], row: str | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from datetime import date, datetime, time
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 from tracemill.pipelines.conversations import last_question, read_messages, read_tools
@@ -18,6 +19,7 @@ from tracemill.schemas.request import Message
 from tracemill.schemas.rows import Problem, qid
 
 _SHOWN = 200
+_MANY = 20
 _ABSENT = object()
 
 
@@ -29,7 +31,7 @@ class Columns:
         self.question = source.question or ("question" if source.messages is None else None)
         self.responses = source.responses or ((source.response,) if source.response is not None else ())
         named = (self.question, source.messages, source.id, source.answer, source.options, source.solution)
-        more = (source.difficulty, source.tools, *self.responses)
+        more = (source.kp_list, source.kp_kept, source.difficulty, source.tools, *self.responses)
         self.required = {column for column in (*named, *more) if column is not None}
         """The columns that a source must have: all that the recipe names, and the question."""
         self.answers_seen = False
@@ -76,6 +78,8 @@ class Columns:
             tools=self._tools(columns),
             options=options,
             solution=_text(columns, source.solution) if source.solution is not None else None,
+            kp_list=(points := self._knowledge_points(columns)),
+            kp_kept=self._kept_points(columns, points),
             responses=self._responses(columns),
             meta={name: _plain(value) for name, value in scalars(columns) if name not in self._used},
         )
@@ -130,6 +134,28 @@ class Columns:
         column = self._source.tools
         return None if column is None else read_tools(pick(columns, column), column)
 
+    def _knowledge_points(self, columns: Mapping[str, Any]) -> tuple[str, ...] | None:
+        column = self._source.kp_list
+        if column is None:
+            return None
+        points = _listed(columns, column, "kp_list")
+        if any(not isinstance(point, str) for point in points):
+            raise wrong_type(column, points, "a list of texts, or JSON text of one")
+        return tuple(points)
+
+    def _kept_points(self, columns: Mapping[str, Any], points: tuple[str, ...] | None) -> tuple[int, ...] | None:
+        column = self._source.kp_kept
+        if column is None or points is None:
+            return None
+        kept = _listed(columns, column, "kp_kept")
+        if any(isinstance(place, bool) or not isinstance(place, int) for place in kept):
+            raise wrong_type(column, kept, "a list of whole numbers, or JSON text of one")
+        if outside := [place for place in kept if not 0 <= place < len(points)]:
+            raise Unusable("kp_out_of_range", column=column, outside=outside[:_MANY], points=len(points))
+        if any(one >= other for one, other in pairwise(kept)):
+            raise Unusable("kp_not_ascending", column=column, value=repr(kept)[:_SHOWN])
+        return tuple(kept)
+
     def _responses(self, columns: Mapping[str, Any]) -> dict[str, str | None]:
         given: dict[str, str | None] = {}
         for column in self.responses:
@@ -155,6 +181,22 @@ def _text(columns: Mapping[str, Any], column: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise wrong_type(column, value, "text")
     return value
+
+
+def _listed(columns: Mapping[str, Any], column: str, key: str) -> list[Any]:
+    """A column of lists, which a table without lists writes as JSON text."""
+    value = _present(pick(columns, column))
+    if value is None:
+        raise Unusable(f"missing_{key}", column=column)
+    read = value
+    if isinstance(value, str):
+        try:
+            read = json.loads(value)
+        except (ValueError, RecursionError):
+            raise wrong_type(column, value, "a list, or JSON text of one") from None
+    if not isinstance(read, list | tuple):
+        raise wrong_type(column, value, "a list, or JSON text of one")
+    return list(read)
 
 
 def _scalar(columns: Mapping[str, Any], column: str) -> str | None:

@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from tracemill.pipelines.dataset import Dataset
+from tracemill.pipelines.pictures import picture
 from tracemill.pipelines.reasons import as_data, columns_of
 from tracemill.schemas.errors import RecipeError
 
@@ -32,6 +33,8 @@ _PLACES = (
     ("trace", "traces"),
     ("trace", "rejected"),
 )
+_FIRST = ("problem", "trace", "key")
+"""What an id names where it names several things."""
 _KEY = re.compile(r"[0-9a-f]{6,64}")
 
 
@@ -40,7 +43,7 @@ class _Hit:
     """Something that an id names."""
 
     kind: str
-    """problem, trace (a row too), or key"""
+    """problem, trace (a row too), key, or the name of a table of the method's own"""
     id: str
     problem_id: str
 
@@ -55,7 +58,7 @@ def explain(dataset: Dataset, wanted: str) -> dict[str, Any]:
     rows = _rows(dataset, "rows", _of_problem(dataset, hit.problem_id))
     folded = "traces" in dataset.tables()
     ids = [trace["id"] for trace in traces] + [row["id"] for row in rows if folded]
-    return {
+    life = {
         "schema": SCHEMA,
         "ref": str(dataset),
         "asked": {"kind": hit.kind, "id": hit.id},
@@ -72,6 +75,7 @@ def explain(dataset: Dataset, wanted: str) -> dict[str, Any]:
         "named_by": _named_by(dataset, ids),
         "views": dict(_views(dataset, hit.problem_id, ids)),
     }
+    return {**life, "picture": list(picture(dataset, life))}
 
 
 # ---- what the id names
@@ -79,7 +83,7 @@ def explain(dataset: Dataset, wanted: str) -> dict[str, Any]:
 
 def _find(dataset: Dataset, wanted: str) -> _Hit:
     if exact := _hits(dataset, wanted, whole=True):
-        return min(exact, key=lambda hit: ("problem", "trace", "key").index(hit.kind))
+        return min(exact, key=lambda hit: (*_FIRST, hit.kind).index(hit.kind))
     found = _hits(dataset, wanted) if len(wanted) >= PREFIX else []
     if not found:
         raise RecipeError(_unknown(dataset, wanted))
@@ -107,6 +111,9 @@ def _hits(dataset: Dataset, wanted: str, *, whole: bool = False) -> list[_Hit]:
         if (kind, table) == ("problem", "rejected"):
             frame = frame.filter(pl.col("id").is_null())  # those that a source lost are in no other table
         found |= {_Hit(kind, *_both(row[column], row["problem_id"])) for row in _head(frame.filter(named(column)))}
+    for table in _own_tables(dataset):
+        frame = columns_of(dataset, table, {"id": pl.String, "problem_id": pl.String})
+        found |= {_Hit(table, row["id"], row["problem_id"]) for row in _head(frame.filter(named("id")))}
     known = {hit.id for hit in found if hit.kind == "problem"}
     found = {hit for hit in found if hit.kind != "trace" or hit.id not in known}  # a folded row bears its problem's id
     if _KEY.fullmatch(wanted):
@@ -116,6 +123,11 @@ def _hits(dataset: Dataset, wanted: str, *, whole: bool = False) -> list[_Hit]:
             for r in _head(frame.filter(named("key")))
         }
     return sorted(found)
+
+
+def _own_tables(dataset: Dataset) -> list[str]:
+    """Tables of the method's and the selectors' own."""
+    return [table for table in dataset.tables() if table not in _COMMON]
 
 
 def _keyed(dataset: Dataset, wanted: str) -> Iterator[pl.LazyFrame]:
@@ -234,9 +246,7 @@ def _source(
 def _mentions(dataset: Dataset, problem_id: str, ids: Sequence[str]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Rows of the method's and the selectors' own tables that name the problem or a trace of it, in any column of text."""
     names = {problem_id, *ids}
-    for table in dataset.tables():
-        if table in _COMMON:
-            continue
+    for table in _own_tables(dataset):
         schema = dataset.scan(table).collect_schema()
         texts = [name for name, kind in schema.items() if kind == pl.String]
         lists = [name for name, kind in schema.items() if kind == pl.List(pl.String)]

@@ -25,6 +25,7 @@ def explain_lines(life: Life) -> Iterator[str]:
         ("drawn", _drawn(life)),
         ("traces", _traces(life)),
         ("rows", _rows(life)),
+        ("picture", (f"  {line}" for line in life["picture"])),
         ("tables that mention it", _tables(life)),
         ("turned down because of it", _named_by(life)),
         ("views", _views(life)),

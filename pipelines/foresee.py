@@ -3,7 +3,7 @@
 Columns that nobody declares cannot be foreseen: those of a score, and those of a method that names none in COLUMNS.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ import polars as pl
 
 from tracemill.schemas.errors import RecipeError, TracemillError
 from tracemill.schemas.rows import Selection
-from tracemill.schemas.tables import ROWS
+from tracemill.schemas.tables import NO_COLUMNS, ROWS, polars_types
 
 if TYPE_CHECKING:
     from tracemill.pipelines.catalog import Plugin
@@ -26,9 +26,9 @@ _NOISE = "\n\nThis error occurred"
 
 def check_steps(plan: "Plan") -> None:
     """Raise a RecipeError for a filter or selector that names columns which no trace will have, or has the wrong form."""
-    declared: Mapping[str, type] | None = plan.method.about("COLUMNS", None)
+    declared = plan.columns
     known = declared is not None and not plan.scores
-    traces = pl.DataFrame(schema={**trace_types(), **(declared or {})})
+    traces = pl.DataFrame(schema={**trace_types(), **polars_types(declared or NO_COLUMNS)})
     for plugin in plan.filters:
         _try_filter(plugin, traces, all_known=known)
     seen = traces.with_columns(pl.DataFrame(schema=COUNTED)).lazy()
@@ -41,7 +41,7 @@ def check_steps(plan: "Plan") -> None:
 @cache
 def trace_types() -> pl.Schema:
     """The common columns of traces, as polars types them."""
-    return pl.DataFrame(ROWS.empty_table()).schema
+    return polars_types(ROWS)
 
 
 def _try_filter(plugin: "Plugin", traces: pl.DataFrame, *, all_known: bool) -> None:

@@ -9,7 +9,7 @@ import msgspec
 from tracemill.pipelines.plan import Plan
 from tracemill.schemas.errors import ProblemFailed, RecipeError
 from tracemill.schemas.rows import Outcome, Problem, Rejection, Trace, Verdict
-from tracemill.schemas.tables import stored
+from tracemill.schemas.tables import COMMON, stored
 from tracemill.synth.engine import Drawn, ProblemEngine
 from tracemill.synth.reply import never_closed, split_reasoning
 from tracemill.synth.roles import THINK, Role
@@ -124,15 +124,11 @@ def verdict_text(verdict: Verdict) -> str:
     return f"{verdict.status}: {verdict.reason}" if verdict.reason else verdict.status
 
 
-TAKEN = {"rows", "traces", "rejected", "problems", "samples"}
-"""Tables that every version has; a method's own have other names."""
-
-
 def _checked(plan: Plan, problem: Problem, outcome: object) -> Outcome:
     """The outcome, if it has the form that the rest relies on."""
     if not isinstance(outcome, Outcome):
         raise RecipeError(f"{plan.method.name} returned {type(outcome).__name__}; a method returns an Outcome")
-    if clash := TAKEN & outcome.tables.keys():
+    if clash := COMMON & outcome.tables.keys():
         raise RecipeError(
             f"{plan.method.name} makes a table {min(clash)!r}, which every version has; give it another name"
         )

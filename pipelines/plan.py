@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import polars as pl
+import pyarrow as pa
 
 from tracemill.pipelines import catalog
 from tracemill.pipelines.catalog import Plugin
@@ -19,7 +20,8 @@ from tracemill.schemas.levels import Levels
 from tracemill.schemas.recipe import EngineTable, Recipe, Step
 from tracemill.schemas.request import Capability
 from tracemill.schemas.rows import Problem
-from tracemill.schemas.views import View
+from tracemill.schemas.tables import COMMON, NO_COLUMNS, Kind, declared
+from tracemill.schemas.views import MADE_OF, View
 from tracemill.synth.backends.scripted import Reply
 from tracemill.synth.models import open_role
 from tracemill.synth.roles import Role
@@ -65,6 +67,20 @@ class Plan:
             "code": code_hash(),
         }
         return hashlib.sha256(msgspec.json.encode(parts, order="sorted", enc_hook=_plain)).hexdigest()
+
+    @cached_property
+    def columns(self) -> pa.Schema | None:
+        """The method's own columns of traces as its COLUMNS declares them; None where it declares nothing."""
+        columns = self.method.about("COLUMNS", None)
+        return None if columns is None else declared(columns, where=f"{self.method.name}: COLUMNS")
+
+    @cached_property
+    def own_tables(self) -> Mapping[str, pa.Schema]:
+        """The method's own tables as its TABLES declares them: they are in every version, with rows or without."""
+        tables: Mapping[str, Mapping[str, Kind]] = self.method.about("TABLES", {})
+        return {
+            name: declared(columns, where=f"{self.method.name}: TABLES[{name!r}]") for name, columns in tables.items()
+        }
 
     @property
     def folds(self) -> bool:
@@ -117,6 +133,7 @@ def resolve(recipe: Recipe, *, given: bool = False, runtime: Path, reply: Reply 
     _check_capabilities(plan)
     _check_tools(plan)
     _check_budget(plan)
+    _check_tables(plan)
     _check_views(plan)
     check_steps(plan)
     return plan
@@ -222,14 +239,23 @@ def _check_budget(plan: Plan) -> None:
         )
 
 
+def _check_tables(plan: Plan) -> None:
+    """A method's own tables have names of their own: known before anything is drawn for them."""
+    if clash := COMMON & plan.own_tables.keys():
+        raise RecipeError(
+            f"{plan.method.name} declares a table {min(clash)!r}, which every version has; give it another name"
+        )
+
+
 def _check_views(plan: Plan) -> None:
     """A format of one method's own cannot be written of another's traces: known before they are drawn."""
     for name in plan.views:
-        if not name.startswith("mixchain-"):
+        if name not in MADE_OF:
             continue
-        if "solution_index" not in plan.method.about("COLUMNS", {}):
+        method, sign = MADE_OF[name]
+        if sign not in (plan.columns or NO_COLUMNS).names and sign not in plan.own_tables:
             raise RecipeError(
-                f"views.{name} needs traces of the method mixchain, not of {plan.method.name}; take it out of [views]"
+                f"views.{name} needs traces of the method {method}, not of {plan.method.name}; take it out of [views]"
             )
         if name == "mixchain-wide" and not plan.folds:
             raise RecipeError(f'views.{name} needs synth.layout = "wide"; set that, or take it out of [views]')

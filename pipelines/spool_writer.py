@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from tracemill.schemas.errors import DiskFull
+from tracemill.synth.journal.segment import FULL_CODES
 
 VERSION = 1
 _TABLES = """
@@ -82,7 +83,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorname != "SQLITE_FULL":
+        if error.sqlite_errorcode not in FULL_CODES:
             raise
         raise DiskFull(f"{path}: the disk is full; make room and run again, nothing is lost") from error
 

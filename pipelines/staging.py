@@ -22,13 +22,10 @@ from tracemill.pipelines.outcomes import Record, RoleCounts, tools_text
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.request import Message
 from tracemill.schemas.rows import Problem
-from tracemill.schemas.tables import PROBLEMS, REJECTED, ROWS, SAMPLES, TOOLS, Talk, stored
+from tracemill.schemas.tables import NO_COLUMNS, PROBLEMS, REJECTED, ROWS, SAMPLES, TOOLS, Talk, stored
 
 PART_ROWS, PART_BYTES = 4096, 32 << 20
 """A part is rows of Python objects until it is written, which take several times its bytes."""
-
-ARROW: Mapping[type, pa.DataType] = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
-"""Of the types that a method may declare in COLUMNS."""
 
 SAMPLE_REFS = pa.schema(
     [field for field in SAMPLES if field.name not in ("text", "token_ids", "n_tokens", "finish_reason")]
@@ -136,8 +133,10 @@ class Staged:
     """The outcome of a synthesis, as scannable columns."""
 
     folder: Path
-    columns: pa.Schema = field(default_factory=lambda: pa.schema([]))
+    columns: pa.Schema = NO_COLUMNS
     """The method's own columns of traces, as far as it declares them."""
+    own: Mapping[str, pa.Schema] = field(default_factory=dict)
+    """The method's own tables, as far as it declares them."""
     traces: Parts = field(init=False)
     problems: Parts = field(init=False)
     refused: Parts = field(init=False)
@@ -155,6 +154,8 @@ class Staged:
         self.problems = Parts(self.folder / "problems", PROBLEMS, turns="prompt", talk=self.talk)
         self.refused = Parts(self.folder / "refused", REJECTED)
         self.samples = Parts(self.folder / "samples", SAMPLE_REFS)
+        for name in self.own:
+            self._own_table(name)
 
     def add(self, problem: Problem, record: Record) -> None:
         pid = problem.problem_id
@@ -169,9 +170,14 @@ class Staged:
         for count in record.counts:
             self.counts.setdefault(count.role, RoleCounts(count.role)).add(count)
         for name, rows in record.tables.items():
-            if name not in self.tables:
-                self.tables[name] = Parts(self.folder / f"table-{name}", pa.schema([("problem_id", pa.string())]))
-            self.tables[name].add({"problem_id": pid, **row} for row in rows)
+            table = self.tables[name] if name in self.tables else self._own_table(name)
+            table.add({"problem_id": pid, **row} for row in rows)
+
+    def _own_table(self, name: str) -> Parts:
+        known = self.own.get(name, NO_COLUMNS)
+        columns = [pa.field("problem_id", pa.string()), *(known.field(n) for n in known.names if n != "problem_id")]
+        self.tables[name] = Parts(self.folder / f"table-{name}", pa.schema(columns))
+        return self.tables[name]
 
     def remove(self) -> None:
         """Give the disk back: the version has it all."""
@@ -183,10 +189,16 @@ class Staged:
 
 
 def stage(
-    records: Iterator[tuple[Problem, Record]], folder: Path, columns: Mapping[str, type] = MappingProxyType({})
+    records: Iterator[tuple[Problem, Record]],
+    folder: Path,
+    columns: pa.Schema = NO_COLUMNS,
+    own: Mapping[str, pa.Schema] = MappingProxyType({}),
 ) -> Staged:
-    """Write every record's rows to `folder`, which is emptied first. `columns` are those that the method declares."""
-    staged = Staged(folder, pa.schema([pa.field(name, ARROW[kind]) for name, kind in columns.items() if kind in ARROW]))
+    """Write every record's rows to `folder`, which is emptied first.
+
+    `columns` of traces and the tables in `own` are those that the method declares.
+    """
+    staged = Staged(folder, columns, own)
     with collected_rarely():
         for problem, record in records:
             staged.add(problem, record)

@@ -2,20 +2,23 @@
 
 The function gets a LazyFrame of all traces that the method made, those that it turned down itself among them, and returns a
 `schemas.rows.Summary`. It sees id, problem_id, difficulty, correct, n_tokens, finish_reason and the columns that the method
-declares in COLUMNS.
+declares in COLUMNS; where it has a parameter `tables`, it is given the method's own tables by name as well.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from inspect import signature
 from typing import Any
 
 import polars as pl
 
-from tracemill.pipelines.accuracy import Z95, wilson
 from tracemill.pipelines.foresee import recipes_fault
 from tracemill.pipelines.plan import Plan
 from tracemill.pipelines.staging import Staged
+from tracemill.schemas.intervals import Z95, wilson
 from tracemill.schemas.rows import Mean, Share, Summary
+from tracemill.schemas.tables import NO_COLUMNS, polars_types
 
 SEEN: Mapping[str, pl.DataType] = {
     "id": pl.String(),
@@ -33,9 +36,14 @@ def summary_of(plan: Plan, staged: Staged) -> dict[str, Any] | None:
     if ask is None:
         return None
     with recipes_fault(f"summary of {plan.method.name}"):
-        summary: Summary = plan.method.ask(ask, _all_traces(plan, staged))
+        own = {"tables": {name: parts.scan() for name, parts in staged.tables.items()}} if _wants_tables(ask) else {}
+        summary: Summary = plan.method.ask(partial(ask, **own), _all_traces(plan, staged))
     rows = [{name: _plain(value) for name, value in row.items()} for row in summary.rows]
     return {"title": summary.title, "rows": rows, "note": summary.note}
+
+
+def _wants_tables(ask: Callable[..., Summary]) -> bool:
+    return "tables" in signature(ask).parameters
 
 
 def shown_summary(summary: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -45,8 +53,7 @@ def shown_summary(summary: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _all_traces(plan: Plan, staged: Staged) -> pl.LazyFrame:
     """Narrow columns of the traces that came on, and of those that the method turned down."""
-    declared = pl.DataFrame(schema=plan.method.about("COLUMNS", {})).schema
-    wanted = {**SEEN, **declared}
+    wanted = {**SEEN, **polars_types(plan.columns or NO_COLUMNS)}
     there = staged.traces.scan()
     missing = [pl.lit(None, kind).alias(name) for name, kind in wanted.items() if name not in there.collect_schema()]
     kept = there.with_columns(missing).select(pl.col(name).cast(kind) for name, kind in wanted.items())

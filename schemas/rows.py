@@ -28,6 +28,10 @@ class Problem:
     tools: tuple[Mapping[str, Any], ...] | None = None
     options: tuple[str, ...] | None = None
     solution: str | None = None
+    kp_list: tuple[str, ...] | None = None
+    """Given knowledge points; None where the source names no such column."""
+    kp_kept: tuple[int, ...] | None = None
+    """The ones of them that somebody chose already: their places, ascending from 0."""
     responses: Mapping[str, str | None] = field(default_factory=dict)
     """Given traces by the column they came from; None is a gap in a list of them."""
     meta: Mapping[str, Any] = field(default_factory=dict)

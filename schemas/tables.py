@@ -3,11 +3,19 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from types import GenericAlias
+from typing import Any, get_args, get_origin
 
+import polars as pl
 import pyarrow as pa
 
+from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.request import Message
+
+Kind = type | GenericAlias | pa.DataType
+"""How a plug-in declares the type of a column: int, float, str, bool, a list of one of them, or any Arrow type."""
+
+_PLAIN: Mapping[type, pa.DataType] = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
 
 _CALL = pa.struct(
     [
@@ -23,6 +31,32 @@ MORE_OF_A_TURN: Mapping[str, pa.DataType] = {
     "name": pa.string(),
 }
 """What a turn of a given conversation may hold beside role and content, in the order of columns."""
+
+
+NO_COLUMNS = pa.schema([])
+
+
+def declared(columns: Mapping[str, Kind], *, where: str) -> pa.Schema:
+    """The Arrow types of columns that a plug-in declares; RecipeError names the one, in `where`, that has none."""
+    return pa.schema([pa.field(name, _arrow(kind, f"{where}[{name!r}]")) for name, kind in columns.items()])
+
+
+def _arrow(kind: object, where: str) -> pa.DataType:
+    if isinstance(kind, pa.DataType):
+        return kind
+    if isinstance(kind, type) and kind in _PLAIN:
+        return _PLAIN[kind]
+    if get_origin(kind) is list and len(inner := get_args(kind)) == 1:
+        return pa.list_(_arrow(inner[0], where))
+    raise RecipeError(
+        f"{where} = {kind!r} is no type of a column: int, float, str, bool, a list of one of them such as list[int], or an "
+        "Arrow type such as pyarrow.struct(...)"
+    )
+
+
+def polars_types(schema: pa.Schema) -> pl.Schema:
+    """The same columns as polars types them."""
+    return pl.DataFrame(schema.empty_table()).schema
 
 
 def turns_type(more: Iterable[str] = ()) -> pa.DataType:
@@ -173,3 +207,6 @@ _SAMPLE_COLUMNS: list[Any] = [
     pa.field("verdict", pa.string()),
 ]
 SAMPLES = pa.schema(_SAMPLE_COLUMNS)
+
+COMMON = frozenset({"rows", "traces", "rejected", "problems", "samples"})
+"""Tables that a version may have whatever its method; a method's own have other names."""

@@ -12,6 +12,7 @@ from tracemill.pipelines import curate, staging
 from tracemill.pipelines.assemble import _merged
 from tracemill.pipelines.build import build
 from tracemill.pipelines.store import Store
+from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import Recipe
 
 METHOD = """
@@ -63,3 +64,62 @@ def test_merging_keeps_every_row_in_order_and_equals_together():
     together = [key for piece in merged for key in sorted(piece)]
     assert together == ["a", "b", "c", "c", "c", "c", "e", "z"]
     assert sum("c" in piece for piece in merged) == 1
+
+
+TABLED = """
+import pyarrow as pa
+
+from tracemill.schemas.rows import Outcome, Summary, Trace
+
+COLUMNS = {"tags": list[str], "span": pa.struct([("start", pa.int64()), ("end", pa.int64())])}
+TABLES = {"nodes": {"id": str, "height": int, "path": list[int]}, "nothing": {"id": str}}
+
+
+async def tabled(problem, engine):
+    answers = await engine.sample(problem.question, n=2)
+    trace = Trace.of(problem, answers[1], name="t", prompt=engine.conversation(problem.question), model="m", tags=[], span=None)
+    nodes = [{"id": f"{problem.problem_id}/n{i}", "height": i, "path": []} for i in reversed(range(len(problem.problem_id)))]
+    return Outcome(traces=[trace], tables={"nodes": nodes})
+
+
+def summary(traces, *, tables):
+    rows = tables["nodes"].collect().height
+    return Summary(title="Nodes", rows=[{"nodes": rows, "tagged": traces.select("tags", "span").collect().height}])
+"""
+
+
+@pytest.mark.parametrize("part_rows", [1, 4096])
+def test_declared_columns_and_tables_keep_their_types_where_nothing_is_in_them(
+    part_rows: int, recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(staging, "PART_ROWS", part_rows)
+    (tmp_path / "tabled.py").write_text(TABLED)
+    built = build(recipe(synth={"use": f"{tmp_path}/tabled.py:tabled"}, filters=[]), Store(tmp_path), reply=solve)
+    rows, nodes, nothing = (built.dataset.scan(name).collect() for name in ("rows", "nodes", "nothing"))
+    assert rows.schema["tags"] == pl.List(pl.String)
+    assert rows.schema["span"] == pl.Struct({"start": pl.Int64, "end": pl.Int64})
+    assert nodes.schema == {"problem_id": pl.String, "id": pl.String, "height": pl.Int64, "path": pl.List(pl.Int64)}
+    assert nodes["id"].is_sorted()
+    assert nodes.height == 3 * len(PROBLEMS)
+    assert nothing.schema == {"problem_id": pl.String, "id": pl.String}
+    assert nothing.height == 0
+    [row] = built.dataset.manifest()["summary"]["rows"]
+    assert row == {"nodes": nodes.height, "tagged": rows.height}
+
+
+@pytest.mark.parametrize(
+    ("declares", "says"),
+    [
+        ('COLUMNS = {"tags": dict}', r"COLUMNS\['tags'\] = <class 'dict'> is no type of a column"),
+        ('TABLES = {"n": {"a": list[dict]}}', r"TABLES\['n'\]\['a'\] = <class 'dict'> is no type of a column"),
+        ('TABLES = {"samples": {"a": int}}', "declares a table 'samples', which every version has"),
+    ],
+)
+def test_a_declaration_that_cannot_be_is_said_before_the_first_token(
+    declares: str, says: str, recipe: Callable[..., Recipe], tmp_path: Path
+):
+    (tmp_path / "odd.py").write_text(
+        f"{declares}\nfrom tracemill.synth.sample import sample\nasync def odd(problem, engine): ...\n"
+    )
+    with pytest.raises(RecipeError, match=says):
+        build(recipe(synth={"use": f"{tmp_path}/odd.py:odd"}), Store(tmp_path), reply=solve)

@@ -250,9 +250,61 @@ def test_the_command_tells_the_life_and_json_has_whole_texts(built: Build, store
     life = json.loads(run(str(dataset), row["id"], "--json").stdout)
     assert list(life) == [
         "schema", "ref", "asked", "problem_id", "source", "problem", "refused", "samples", "samples_table",
-        "traces", "folded", "rows", "tables", "named_by", "views",
+        "traces", "folded", "rows", "tables", "named_by", "views", "picture",
     ]  # fmt: skip
     assert life["rows"][0]["messages"] == row["messages"]
     assert "did you mean 'sums'" in run("sms", row["id"], code=2).stderr
     failed = run("sums", "nothing", "--json", code=2)
     assert json.loads(failed.stdout)["exit_code"] == 2
+
+
+# ---- tables of the method's own, and its picture
+
+TREE = """
+from tracemill.schemas.rows import Outcome, Trace
+
+
+async def tree(problem, engine):
+    [answer] = await engine.sample(problem.question, start=1)
+    trace = Trace.of(problem, answer, name="t", prompt=engine.conversation(problem.question), model="m")
+    return Outcome(traces=[trace], tables={"nodes": [{"id": f"{problem.problem_id}/n{i}", "height": i} for i in range(2)]})
+
+
+def picture(found):
+    raise SystemExit("code that a dataset names is not run")
+"""
+
+
+def test_a_row_of_the_methods_own_tables_is_found_by_its_id(built: Build, tmp_path: Path):
+    (tmp_path / "tree.py").write_text(TREE)
+    dataset = built(synth={"use": f"{tmp_path}/tree.py:tree"})
+    life = explain(dataset, "p03/n1")
+    assert life["asked"] == {"kind": "nodes", "id": "p03/n1"}
+    assert life["problem_id"] == "p03"
+    assert [row["id"] for row in life["tables"]["nodes"]] == ["p03/n0", "p03/n1"]
+    assert life["picture"] == []
+    assert told(life).startswith(f"{dataset}  nodes p03/n1")
+
+
+@pytest.mark.parametrize(
+    ("lines", "shown"),
+    [
+        (["a  b", "c\x1b[2Jd"], ["  a  b", "  c\\x1b[2Jd"]),
+        (["long " * 200], ["  " + ("long " * 200)[:397] + "..."]),
+        ([1], ["  cannot be drawn: TypeError: 'int' object is not subscriptable"]),
+    ],
+)
+def test_a_shipped_method_draws_its_rows(
+    lines: list[Any], shown: list[str], built: Build, monkeypatch: pytest.MonkeyPatch
+):
+    dataset = built()
+    seen: list[Any] = []
+
+    def picture(found: dict[str, Any]) -> list[str]:
+        seen.append(found["asked"])
+        return [line[:] for line in lines]
+
+    monkeypatch.setattr("tracemill.synth.sample.picture", picture, raising=False)
+    text = told(explain(dataset, "p01"))
+    assert seen == [{"kind": "problem", "id": "p01"}]
+    assert text.partition("\npicture\n")[2].splitlines()[: len(shown)] == shown

@@ -25,7 +25,7 @@ from tracemill.schemas.errors import EngineLost
 from tracemill.schemas.recipe import Recipe, Step, parse_recipe
 from tracemill.schemas.request import Request
 from tracemill.schemas.rows import draw, qid
-from tracemill.schemas.tables import ROWS
+from tracemill.schemas.tables import ROWS, declared, polars_types
 from tracemill.synth.backends.scripted import Scripted, guess
 
 
@@ -46,6 +46,11 @@ class Case:
 METHODS: dict[str, Case] = {
     "sample": Case(options={"n": 5}),
     "mixchain": Case(options={"adapter": "longer", "alphas": [0.2, 0.5, 0.8]}),
+    "hints": Case(
+        options={"strategies": ["css", "random"], "m": 4, "evaluate": 1},
+        columns=lambda i: {"kp_list": [f"Add {i}.", f"Then {i + 1} more.", "Carry the ten."][: i % 4]},
+        source={"kp_list": "kp_list"},
+    ),
     "given": Case(
         columns=lambda i: {"a": {"text": rf"so \boxed{{{2 * i + 1}}}"}, "b": {"text": rf"\boxed{{{i}}}" if i % 3 else None}},
         source={"responses": ["a.text", "b.text"]},
@@ -276,9 +281,9 @@ def test_counts_are_whole_numbers_and_undecided_stands_inside_the_total_and_neve
 def test_a_methods_traces_have_the_columns_that_it_declares_and_no_others(method: str, calm: Callable[[str], Built]):
     found = tables(calm(method))
     traces = found.get("traces", found["rows"])
-    declared = catalog.find("synth", step_of(method)).about("COLUMNS", {})
-    assert set(traces.columns) == {*ROWS.names, *declared}
-    assert traces.select(*declared).schema == pl.DataFrame(schema=dict(declared)).schema
+    columns = declared(catalog.find("synth", step_of(method)).about("COLUMNS", {}), where=method)
+    assert set(traces.columns) == {*ROWS.names, *columns.names}
+    assert traces.select(columns.names).schema == polars_types(columns)
 
 
 def step_of(method: str) -> Step:

@@ -9,6 +9,7 @@
     openrlhf    rows, or problems            as trl-sft or trl-grpo, in OpenRLHF's columns
     mixchain-wide   rows                     one row a question in the published columns of MixChain
     mixchain-long   traces                   one row a chain with alpha, beta and stage
+    knowrl          rows                     one row a problem in the released columns of KnowRL
 
 Column names are those that TRL 1.16, verl 0.9, LLaMA-Factory 0.9.5 and OpenRLHF 0.11 read. Conversations are lists of turns in
 every row, because TRL decides by the first row how to read them all; golds stay text, because Arrow cannot mix numbers and words.
@@ -23,6 +24,7 @@ import polars as pl
 
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import FORMATS, suggest
+from tracemill.schemas.views.knowrl import knowrl
 from tracemill.schemas.views.llama_factory import alpaca, dataset_info, sharegpt
 from tracemill.schemas.views.mixchain import mixchain_long, mixchain_wide
 from tracemill.schemas.views.openrlhf import openrlhf
@@ -34,8 +36,16 @@ Format = Callable[..., pl.LazyFrame]
 Answers = Callable[[Tables], tuple[str, pl.LazyFrame]]
 _FUNCTIONS: tuple[Format, ...] = (
     *(trl_sft, trl_dpo, trl_kto, trl_grpo, verl, sharegpt, alpaca, openrlhf),
-    *(mixchain_wide, mixchain_long),
+    *(mixchain_wide, mixchain_long, knowrl),
 )
+
+
+MADE_OF: Mapping[str, tuple[str, str]] = {
+    "mixchain-wide": ("mixchain", "solution_index"),
+    "mixchain-long": ("mixchain", "solution_index"),
+    "knowrl": ("hints", "kept_kp_index"),
+}
+"""Formats of what one method makes: the method, and the column of its traces or the table of its own that tells it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +69,7 @@ def view_named(name: str) -> Format:
 def bound(name: str, options: Mapping[str, Any]) -> View:
     """A format with options, which are checked already, and what belongs to it."""
     answers: Answers | None = _of_rows
-    if name in ("trl-grpo", "verl") or options.get("form") == "rl":
+    if name in ("trl-grpo", "verl", "knowrl") or options.get("form") == "rl":
         answers = None
     elif name in ("trl-dpo", "trl-kto"):
         answers = partial(_right_or_wrong, options.get("role", "solver"))
@@ -76,7 +86,7 @@ def _right_or_wrong(role: str, tables: Tables) -> tuple[str, pl.LazyFrame]:
 
 
 __all__ = [
-    *("Format", "Tables", "View", "bound", "view_named"),
-    *("alpaca", "mixchain_long", "mixchain_wide", "openrlhf", "sharegpt"),
+    *("MADE_OF", "Format", "Tables", "View", "bound", "view_named"),
+    *("alpaca", "knowrl", "mixchain_long", "mixchain_wide", "openrlhf", "sharegpt"),
     *("trl_dpo", "trl_grpo", "trl_kto", "trl_sft", "verl"),
 ]

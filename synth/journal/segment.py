@@ -40,7 +40,8 @@ COPY = (
     f"SELECT key, stored FROM source.entries WHERE id BETWEEN ? AND ? ORDER BY id {_SMALLER_WINS}"
 )
 _SELECT = f"SELECT key, stored FROM entries WHERE key IN ({', '.join('?' * AT_ONCE)})"  # noqa: S608 - question marks
-_FULL_CODES = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE})
+FULL_CODES = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE})
+"""What SQLite says where the disk, a quota or the limit on file sizes leaves no room."""
 _DAMAGED_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 Mode = Literal["append", "live", "sealed"]
@@ -161,7 +162,7 @@ def damaged(what: str, how: str) -> RecipeError:
 
 def _explain(what: str, error: sqlite3.Error) -> TracemillError:
     code = getattr(error, "sqlite_errorcode", 0)
-    if code in _FULL_CODES:
+    if code in FULL_CODES:
         return _full(what, str(error))
     if code & 0xFF in _DAMAGED_CODES or "no such table" in str(error):
         return damaged(what, str(error))
