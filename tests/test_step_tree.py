@@ -19,8 +19,10 @@ from tracemill.schemas.recipe import Recipe, load_recipe, parse_recipe
 from tracemill.schemas.request import Completion, Request
 from tracemill.synth.step_tree.evidence import Counts, Rule
 from tracemill.synth.step_tree.interval import interval, wrong_enough
+from tracemill.synth.step_tree.labels import mark_first_errors
 from tracemill.synth.step_tree.layout import Layout
 from tracemill.synth.step_tree.omega import score
+from tracemill.synth.step_tree.tree import Node
 
 RECIPES = Path(__file__).parents[1] / "data" / "recipes"
 RIGHT, WRONG = r"\boxed{7}", r"\boxed{0}"
@@ -117,6 +119,18 @@ def test_the_eight_steps_of_the_papers_figure_take_three_probes_and_24_rollouts(
     assert found["trees"].select("rollouts", "stopped").row(0) == (56, "search_limit")
 
 
+def test_of_an_odd_number_of_steps_the_shorter_half_is_probed_first(grown: Grown):
+    def plan(height: int, draw: int, prefix: str) -> list[str]:
+        if height == 0 and draw == 0:
+            return ["a", "b", f"c {WRONG}"]
+        return [f"right {RIGHT if height < 2 else WRONG}"]
+
+    asked: list[Request] = []
+    found = grown(plan, asked=asked, rollouts="fixed", search_limit=1)
+    assert list(Counter(map(height_of, asked))) == [0, 1, 2]
+    assert found["nodes"].filter("is_first_error")["step"].to_list() == ["b"]
+
+
 def test_adaptive_rollouts_find_the_same_error_for_fewer(grown: Grown):
     asked: list[Request] = []
     found = grown(eight, asked=asked, search_limit=1)
@@ -199,6 +213,17 @@ def test_adaptively_a_solution_counts_for_its_own_prefixes_and_what_is_clear_is_
     assert by_step(steps, "n_total") == {"one": 2, "two": 2, "three": 8, "four": 8}
     assert by_step(steps, "n_correct") == {"one": 1, "two": 1, "three": 0, "four": 0}
     assert found["trees"]["rollouts"].to_list() == [2 + 1 + 1 + 7 + 7]
+
+
+def test_a_step_behind_one_that_is_unknown_is_no_first_error():
+    root = Node("")
+    unknown = root.add(Node("a"))
+    behind = unknown.add(Node("b", label_hard=0))
+    good = root.add(Node("c", label_hard=1))
+    bad = good.add(Node("d", label_hard=0))
+    worse = bad.add(Node("e", label_hard=0))
+    mark_first_errors(root)
+    assert [node.is_first_error for node in (unknown, behind, good, bad, worse)] == [False, False, False, True, False]
 
 
 # ---- HRM's released trees
