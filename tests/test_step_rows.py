@@ -313,9 +313,9 @@ def test_a_child_of_identical_siblings_is_worth_as_much_above_them():
 def test_where_rollouts_were_counted_no_label_changes():
     root = grown(FIVE)
     for node in walk(root):
-        node.n_correct, node.n_total = 3, 8
+        node.n_correct, node.n_total, node.mult = 3, 8, 4
     merge(root, lambda child: child.step == "c1", in_order, counted="rollouts")
-    assert at(root, "P\nc1")
+    assert at(root, "P\nc1").mult == 4, "it came four times, as before"
     assert {share(node) for node in walk(root)} == {(3, 8)}
 
 

@@ -85,10 +85,10 @@ def _move_up(child: Node, parent: Node, above: Node, counted: Counted) -> None:
         parent.n_undecided -= child.mult * child.n_undecided
         parent.low = parent.high = None  # of the counts that were
         parent.label_hard = 1 if parent.n_correct else None if parent.n_undecided else 0
+        child.mult *= parent.mult
     child.step = f"{parent.step}{BETWEEN}{child.step}"
     child.n_tokens += parent.n_tokens
     child.merged = (parent.name, child.name)
-    child.mult *= parent.mult
     above.add(child)
 
 
