@@ -31,7 +31,7 @@ from step_truth import first_error, word_problems
 
 from tracemill.schemas.recipe import EngineTable, ModelTable
 from tracemill.schemas.request import Completion, Message, Sampling
-from tracemill.schemas.rows import Outcome, Problem, Verdict
+from tracemill.schemas.rows import Outcome, Problem, Verdict, draw
 from tracemill.schemas.tables import declared
 from tracemill.synth.engine import Workshop
 from tracemill.synth.journal import Journal
@@ -87,11 +87,11 @@ async def grow(
     }
 
 
-async def trees(folder: Path, count: int, few: int, block_size: int) -> None:
+async def trees(folder: Path, count: int, few: int, block_size: int, ways: Sequence[str]) -> None:
     rows = []
     async with vllm(folder, block_size) as shop:
         start = 0
-        for rollouts in ("fixed", "adaptive"):
+        for rollouts in ways:
             rates = {}
             for how, size in (("one after another", few), ("all at once", count)):
                 _, took = await grow(shop, problems(size, start), at_once=size == count, rollouts=rollouts)
@@ -114,34 +114,35 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 async def labels(folder: Path, count: int, probes: int) -> None:
-    costs, worths = [], []
+    costs, worths, nodes = [], [], dict[str, list[dict[str, Any]]]()
     asked = problems(count, 0)
     truths = {f"p{i}": problem for i, problem in enumerate(islice(word_problems(SEED), count))}
     async with vllm(folder) as shop:
-        measured: dict[tuple[str, ...], float] = {}
         for name, options in WAYS.items():
             made, _ = await grow(shop, asked, at_once=True, **options)
-            nodes = [
+            nodes[name] = [
                 row | {"problem_id": p.problem_id}
                 for p, o in zip(asked, made, strict=True)
                 for row in o.tables["nodes"]
             ]
-            costs.append([name, *cost(made, nodes), *errors(nodes, truths)])
-            worths.append([name, *await worth(shop, asked, nodes, probes, measured)])
-    table(
-        [
-            "labels",
-            "trees",
-            "draws",
-            "tokens",
-            "hard labels",
-            "tokens a label",
-            "wrong solutions",
-            "precision",
-            "recall",
-        ],
-        costs,
-    )
+            costs.append([name, *cost(made, nodes[name]), *errors(nodes[name], truths)])
+        table(
+            [
+                "labels",
+                "trees",
+                "draws",
+                "tokens",
+                "hard labels",
+                "tokens a label",
+                "wrong solutions",
+                "precision",
+                "recall",
+            ],
+            costs,
+        )
+        measured: dict[tuple[str, ...], float] = {}
+        for name, found in nodes.items():
+            worths.append([name, *await worth(shop, asked, found, probes, measured)])
     table(["labels", "steps measured", "mean |soft - value|", "bias", "value where soft = 1", "value where soft = 0", "intervals that hold it", "hard 0, value > 0.4"], worths)  # fmt: skip
 
 
@@ -190,15 +191,13 @@ async def worth(
     """Soft labels against values measured with 256 rollouts, on steps chosen by hash."""
     by_id, of = {row["id"]: row for row in nodes}, {p.problem_id: p for p in asked}
     inner = [row for row in nodes if row["height"] > 0 and row["leaf_kind"] is None and row["n_total"]]
-    random.Random(SEED).shuffle(inner)
-    chosen = inner[:probes]
-    prefixes = [(of[row["problem_id"]], tuple(r["step"] for r in way(row, by_id))) for row in chosen]
-    new = [
-        (p, steps) for p, steps in dict.fromkeys((p.problem_id, s) for p, s in prefixes) if (p, *steps) not in measured
-    ]
+    prefixes = [(row["problem_id"], tuple(r["step"] for r in way(row, by_id))) for row in inner]
+    # by hash of the prefix: the ways to label share many of the steps that are measured
+    chosen = sorted(zip(inner, prefixes, strict=True), key=lambda pair: draw(repr(pair[1])))[:probes]
+    new = [(p, steps) for p, steps in dict.fromkeys(prefix for _, prefix in chosen) if (p, *steps) not in measured]
     found = await asyncio.gather(*(true_value(shop, of[p], steps) for p, steps in new))
     measured.update({(p, *steps): value for (p, steps), value in zip(new, found, strict=True)})
-    pairs = [(row, measured[p.problem_id, *steps]) for row, (p, steps) in zip(chosen, prefixes, strict=True)]
+    pairs = [(row, measured[p, *steps]) for row, (p, steps) in chosen]
     off = [row["label_soft"] - value for row, value in pairs]
     ones, zeros = ([v for row, v in pairs if row["label_soft"] == end] for end in (1, 0))
     held = sum(row["low"] - 0.03 <= value <= row["high"] + 0.03 for row, value in pairs)
@@ -330,6 +329,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=("trees", "labels", "nodes"), default=("nodes", "trees", "labels"))
     parser.add_argument("--trees", type=int, default=200, help="grown all at once")
     parser.add_argument("--few", type=int, default=20, help="grown one after another")
+    parser.add_argument(
+        "--rollouts", nargs="+", choices=("fixed", "adaptive"), default=("adaptive", "fixed"), help="of `trees`"
+    )
     parser.add_argument("--block-size", type=int, default=32, help="tokens of a block of the prefix cache")
     parser.add_argument("--problems", type=int, default=100, help="of `labels`")
     parser.add_argument("--probes", type=int, default=60, help="steps whose value is measured")
@@ -339,7 +341,7 @@ def main() -> None:
         with scratch() as folder:
             match part:
                 case "trees":
-                    asyncio.run(trees(folder, options.trees, options.few, options.block_size))
+                    asyncio.run(trees(folder, options.trees, options.few, options.block_size, options.rollouts))
                 case "labels":
                     asyncio.run(labels(folder, options.problems, options.probes))
                 case "nodes":
