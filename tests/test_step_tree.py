@@ -271,9 +271,9 @@ def test_the_interval_holds_at_all_counts_at_once_as_often_as_it_says(share: str
         assert missed(Fraction(share), Fraction(confidence), 80) <= 1 - float(confidence)
 
 
-def test_an_interval_that_is_read_until_it_pleases_still_covers(seed: int = 7):
+def test_an_interval_that_is_read_until_it_pleases_still_covers():
     """By simulation: stop at the first look that leaves a half out, or at 64; then the share is inside as often as promised."""
-    luck, rule, outside = random.Random(seed), Rule(k=None, threshold=Fraction(1, 2)), 0
+    luck, rule, outside = random.Random(7), Rule(k=None, threshold=Fraction(1, 2)), 0
     for _ in range(2000):
         share, counts = luck.choice([0.05, 0.35, 0.5, 0.65, 0.9]), Counts()
         while n := rule.more(counts):
@@ -329,7 +329,7 @@ def wander(request: Request) -> str:
     luck = random.Random(request.rng_seed)
     height, bad = height_of(request), str(request.prefix or "").count("bad")
     steps = []
-    for n in range(height + 1, 4):
+    for _ in range(height + 1, 4):
         steps.append("bad" if luck.random() < 0.3 else "good")
         bad += steps[-1] == "bad"
     answer = RIGHT if luck.random() < LUCK[bad] else WRONG

@@ -6,7 +6,8 @@ leaves among the leaves below it: not the mean of its children's labels.
 
 from collections.abc import Sequence
 
-from tracemill.synth.step_tree.search import Drawn, Search, Spent, leaf_kind
+from tracemill.schemas.request import Completion
+from tracemill.synth.step_tree.search import Search, Spent, leaf_kind
 from tracemill.synth.step_tree.tree import Node, walk
 
 # HRM's released code: five children of each node, one call for all of them; its height of 6 means at most five steps; nearly greedy.
@@ -36,19 +37,19 @@ async def _level(search: Search, frontier: Sequence[Node], branching: int, level
     """The nodes of the next level that are to be expanded."""
     for wave in search.waves(frontier):
         for node, drawn in await search.draw_steps([(node, branching) for node in wave], level):
-            _expand(search, node, drawn)
+            await _expand(search, node, drawn)
     return [child for node in frontier for child in node.children if child.leaf_kind is None]
 
 
-def _expand(search: Search, node: Node, drawn: Drawn) -> None:
+async def _expand(search: Search, node: Node, drawn: Sequence[Completion]) -> None:
     if node in search.refused:
         node.leaf_kind = "error"
-    for completion, verdict in drawn:
+    for completion in drawn:
         step, last = search.layout.one(completion.text, finished=not completion.truncated)
         child = search.child(node, step, last=last, key=completion.key)
         if not step:
             child.leaf_kind = "error"
         elif last:
-            child.leaf_kind = leaf_kind(verdict.correct)
+            child.leaf_kind = leaf_kind((await search.verdict(node, completion)).correct)
         elif completion.truncated:
             child.leaf_kind = "height_limit"

@@ -9,6 +9,7 @@ on the way up. An undecided end counts among all and adds nothing.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import inf
 from typing import Any
 
@@ -156,10 +157,17 @@ def differ(one: str, other: str, edits: int) -> bool:
     one, other = one[behind:], other[behind:]
     if max(len(one), len(other)) < edits:
         return False
-    first, second = Counter(one), Counter(other)
-    if max((first - second).total(), (second - first).total()) >= edits:
+    if _apart(Counter(one), Counter(other)) >= edits:
         return True  # so many characters have no partner at all
+    if _apart(Counter(pairwise(one)), Counter(pairwise(other))) > 2 * (edits - 1):
+        return True  # an edit touches two pairs of neighbours at most
     return not _within(one, other, edits - 1)
+
+
+def _apart(one: Counter[Any], other: Counter[Any]) -> int:
+    """How many of either side have no partner on the other; a Counter's own minus is slow."""
+    shared = sum(min(count, other[key]) for key, count in one.items() if key in other)
+    return max(one.total(), other.total()) - shared
 
 
 def _within(one: str, other: str, most: int) -> bool:

@@ -22,8 +22,6 @@ SCOPE = "step_tree"
 WAVE = 16
 """Prefixes that are worked on at once where a budget is watched: it is overshot by what these cost, and not by a tree."""
 
-Drawn = list[tuple[Completion, Verdict]]
-
 
 class Spent(Exception):
     """The tree has cost what it may; it stays as it is."""
@@ -76,10 +74,10 @@ class Search:
         )
         for node, found in await self._ask(wants, sampling, opened=False):
             self.counts.setdefault(node, Counts())
-            for completion, verdict in found:
-                self._count(node, completion, verdict, grow)
+            for completion in found:
+                self._count(node, completion, await self.verdict(node, completion), grow)
 
-    async def draw_steps(self, wants: Sequence[tuple[Node, int]], height: int) -> list[tuple[Node, Drawn]]:
+    async def draw_steps(self, wants: Sequence[tuple[Node, int]], height: int) -> list[tuple[Node, list[Completion]]]:
         """Draw so many next steps of each of these nodes, all at once; they lead to `height`. Nothing is counted yet."""
         sampling = Sampling(temperature=self.temperature, stop=self.layout.step_stop(height), include_stop=True)
         return await self._ask(wants, sampling, opened=True)
@@ -88,6 +86,11 @@ class Search:
         """Draw from these prefixes what the rule asks for, in rounds that depend on counts alone."""
         while wants := [(node, n) for node in nodes if node not in self.refused and (n := self._more(node))]:
             await self.draw(wants, grow=grow)
+
+    async def verdict(self, node: Node, completion: Completion) -> Verdict:
+        """On the whole solution, of which `completion` is what follows the node."""
+        whole = (self.layout.prefix(node.steps()) or "") + completion.text
+        return await self.engine.verify(replace(completion, text=whole), self.problem.gold)
 
     def count(self, node: Node, correct: bool | None) -> None:
         """One more continuation of this prefix has this outcome."""
@@ -120,22 +123,22 @@ class Search:
 
     async def _ask(
         self, wants: Sequence[tuple[Node, int]], sampling: Sampling, *, opened: bool
-    ) -> list[tuple[Node, Drawn]]:
+    ) -> list[tuple[Node, list[Completion]]]:
         if self.budget is not None and self.tokens >= self.budget:
             raise Spent
         answers = await together(self._from(node, n, sampling, opened) for node, n in wants)
         for (node, n), found in zip(wants, answers, strict=True):
             self._asked[node] += n
-            cost = sum(completion.n_tokens for completion, _ in found)
+            cost = sum(completion.n_tokens for completion in found)
             node.rollout_tokens += cost
             self.tokens += cost
             self.drawn += len(found)
         return [(node, found) for (node, _), found in zip(wants, answers, strict=True)]
 
-    async def _from(self, node: Node, n: int, sampling: Sampling, opened: bool) -> Drawn:
+    async def _from(self, node: Node, n: int, sampling: Sampling, opened: bool) -> list[Completion]:
         prefix = self.layout.prefix(node.steps(), opened=opened)
         try:
-            drawn = await self.engine.sample(
+            return await self.engine.sample(
                 self.messages,
                 n=n,
                 start=self._asked[node],
@@ -148,9 +151,6 @@ class Search:
                 raise
             self.refused.add(node)
             return []
-        whole = [replace(completion, text=(prefix or "") + completion.text) for completion in drawn]
-        verdicts = await together(self.engine.verify(completion, self.problem.gold) for completion in whole)
-        return list(zip(drawn, verdicts, strict=True))
 
     def _count(self, start: Node, completion: Completion, verdict: Verdict, grow: bool) -> None:
         """Note a solution where it started and, adaptively, at every prefix on its way (see evidence.py)."""
