@@ -29,8 +29,15 @@ class Columns:
         self.question = source.question or ("question" if source.messages is None else None)
         self.responses = source.responses or ((source.response,) if source.response is not None else ())
         named = (self.question, source.messages, source.id, source.answer, source.options, source.solution)
-        more = (source.steps, source.difficulty, source.tools, *self.responses)
-        self.required = {column for column in (*named, *more) if column is not None}
+        more = (
+            source.chains,
+            source.question_entities,
+            source.answer_entities,
+            source.steps,
+            source.difficulty,
+            source.tools,
+        )
+        self.required = {column for column in (*named, *more, *self.responses) if column is not None}
         """The columns that a source must have: all that the recipe names, and the question."""
         self.answers_seen = False
         """Whether a row had the answer column that goes without saying; from then on a row without it is refused."""
@@ -76,6 +83,9 @@ class Columns:
             tools=self._tools(columns),
             options=options,
             solution=_text(columns, source.solution) if source.solution is not None else None,
+            chains=self._chains(columns),
+            question_entities=_entities(columns, source.question_entities),
+            answer_entities=_entities(columns, source.answer_entities),
             responses=self._responses(columns),
             steps=self._steps(columns),
             meta={name: _plain(value) for name, value in scalars(columns) if name not in self._used},
@@ -142,6 +152,19 @@ class Columns:
             raise wrong_type(column, value, "a list of steps")
         return tuple(map(_nested, value))
 
+    def _chains(self, columns: Mapping[str, Any]) -> str | tuple[tuple[str, ...], ...] | None:
+        column = self._source.chains
+        value = None if column is None else _present(pick(columns, column))
+        if value is None or isinstance(value, str):
+            return value
+        if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
+            return "\n".join(value)
+        if isinstance(value, list | tuple) and all(
+            isinstance(chain, list | tuple) and all(isinstance(node, str) for node in chain) for chain in value
+        ):
+            return tuple(tuple(chain) for chain in value)
+        raise wrong_type(str(column), value, "a text or a list of lines such as 1: A->B, or a list of lists of names")
+
     def _responses(self, columns: Mapping[str, Any]) -> dict[str, str | None]:
         given: dict[str, str | None] = {}
         for column in self.responses:
@@ -184,6 +207,24 @@ def _nested(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_nested(inner) for inner in value]
     return _plain(value)
+
+
+def _entities(columns: Mapping[str, Any], column: str | None) -> tuple[tuple[str, str | None], ...] | None:
+    """Names, each with its type or None: of a list of texts, or of objects with `name` and `type`."""
+    value = None if column is None else _present(pick(columns, column))
+    if value is None:
+        return None
+    found = [_entity(entity) for entity in value] if isinstance(value, list | tuple) else [None]
+    if None in found:
+        raise wrong_type(str(column), value, "a list of names, or of objects with name and type")
+    return tuple(entity for entity in found if entity is not None)
+
+
+def _entity(value: Any) -> tuple[str, str | None] | None:
+    name, kind = (value.get("name"), value.get("type")) if isinstance(value, Mapping) else (value, None)
+    if not isinstance(name, str) or not name.strip() or not isinstance(kind, str | None):
+        return None
+    return name.strip(), (kind or "").strip() or None
 
 
 def _plain(value: Any) -> Any:

@@ -18,10 +18,13 @@ FORMATS = (
     *("trl-sft", "trl-dpo", "trl-kto", "trl-grpo", "verl", "sharegpt", "alpaca", "openrlhf"),
     *("mixchain-wide", "mixchain-long"),
     *("hrm", "trl-prm", "step-pairs", "rest", "omega-pairs"),
+    *("medverse", "petri-linear", "petri-dag"),
 )
 """What `[views]` and `tracemill export --to` know."""
 WEIGHTS = ("adapter", "start", "end")
 """Options of a method that name weights: a folder is meant from the recipe's own."""
+FILES = (*WEIGHTS, "graph", "embedder")
+"""Options of a method that may name a file or a folder, with `./` from the recipe's own."""
 
 
 def _dataset_name(name: str) -> str:
@@ -62,6 +65,9 @@ class Source(_Table):
     answer_format: Literal["plain", "gsm8k", "boxed", "choice"] = "plain"
     options: str | None = None
     solution: str | None = None
+    chains: str | None = None
+    question_entities: str | None = None
+    answer_entities: str | None = None
     difficulty: str | None = None
     response: str | None = None
     responses: tuple[str, ...] = ()
@@ -259,7 +265,7 @@ def _anchor(table: dict[str, Any], folder: Path) -> None:
             _anchor_key(model, key, folder, only_if_path=True)
     for engine in _tables(table.get("engines")):
         _anchor_key(engine, "script", folder, only_if_path=True)
-    for key in WEIGHTS:
+    for key in FILES:
         _anchor_key(table.get("synth"), key, folder, only_if_path=True)
     lists = [table.get(key) for key in ("score", "filters", "select")] + [source.get("keep") for source in sources]
     for step in [table.get("synth"), table.get("verify"), *(step for steps in lists for step in _tables(steps))]:

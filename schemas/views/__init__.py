@@ -14,6 +14,9 @@
     step-pairs  pairs, problems              one row a pair of sibling steps, the better one known
     rest        values, nodes, problems      one row a step with its ReST-MCTS* value
     omega-pairs nodes, problems              one row a pair of sibling steps with the probability that the first is better
+    medverse        rows                     a Petri-net trace in the published tags of MedVerse
+    petri-linear    rows                     the same as a plain chain, steps in topological order
+    petri-dag       rows                     one row a step, with what it depends on
 
 Column names are those that TRL 1.16 (trl-prm: 1.13, the last with a trainer for it), verl 0.9, LLaMA-Factory 0.9.5 and OpenRLHF 0.11 read. Conversations are lists of turns in
 every row, because TRL decides by the first row how to read them all; golds stay text, because Arrow cannot mix numbers and words.
@@ -31,6 +34,7 @@ from tracemill.schemas.recipe import FORMATS, suggest
 from tracemill.schemas.views.llama_factory import alpaca, dataset_info, sharegpt
 from tracemill.schemas.views.mixchain import mixchain_long, mixchain_wide
 from tracemill.schemas.views.openrlhf import openrlhf
+from tracemill.schemas.views.petri import medverse, petri_dag, petri_linear
 from tracemill.schemas.views.prm import hrm, omega_pairs, rest, step_pairs, trl_prm
 from tracemill.schemas.views.tables import Tables, candidates, chosen, table
 from tracemill.schemas.views.trl import trl_dpo, trl_grpo, trl_kto, trl_sft
@@ -42,6 +46,7 @@ _FUNCTIONS: tuple[Format, ...] = (
     *(trl_sft, trl_dpo, trl_kto, trl_grpo, verl, sharegpt, alpaca, openrlhf),
     *(mixchain_wide, mixchain_long),
     *(hrm, trl_prm, step_pairs, rest, omega_pairs),
+    *(medverse, petri_linear, petri_dag),
 )
 
 
@@ -53,6 +58,7 @@ MADE_OF: Mapping[str, tuple[str, str]] = {
     "step-pairs": ("step_tree", "pairs"),
     "rest": ("step_tree", "values"),
     "omega-pairs": ("step_tree", "nodes"),
+    **dict.fromkeys(("medverse", "petri-linear", "petri-dag"), ("petri_trace", "entity_plan")),
 }
 """Formats of what one method makes: the method, and the column of its traces or the table of its own that tells it."""
 
@@ -103,7 +109,7 @@ def _right_or_wrong(role: str, tables: Tables) -> tuple[str, pl.LazyFrame]:
 
 __all__ = [
     *("MADE_OF", "Format", "Tables", "View", "bound", "view_named"),
-    *("alpaca", "mixchain_long", "mixchain_wide", "openrlhf", "sharegpt"),
+    *("alpaca", "medverse", "mixchain_long", "mixchain_wide", "openrlhf", "petri_dag", "petri_linear", "sharegpt"),
     *("hrm", "omega_pairs", "rest", "step_pairs", "trl_prm"),
     *("trl_dpo", "trl_grpo", "trl_kto", "trl_sft", "verl"),
 ]

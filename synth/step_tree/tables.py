@@ -1,11 +1,7 @@
 """Trees as tables that a reader can walk: `nodes`, a row a step, and `trees`, a row a problem.
 
 {"id": "p7/n000004", "problem_id": "p7", "parent_id": "p7/n000001", "height": 2, "step": "B is A less 5: 24 - 5 = 19.",
-<<<<<<< HEAD
-"n_correct": 3, "n_total": 4, "label_soft": 0.75, "label_hard": 1, "low": 0.11, "high": 0.99, ...}
-=======
  "n_correct": 3, "n_total": 4, "label_soft": 0.75, "label_hard": 1, "low": 0.11, "high": 0.99, ...}
->>>>>>> wt-tree
 """
 
 from collections.abc import Iterator, Mapping
