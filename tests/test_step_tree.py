@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Callable
 from fractions import Fraction
@@ -14,13 +15,14 @@ import pytest
 from tracemill.pipelines.build import Built, build
 from tracemill.pipelines.store import Store
 from tracemill.schemas.errors import RecipeError, RequestRefused
-from tracemill.schemas.recipe import Recipe, parse_recipe
+from tracemill.schemas.recipe import Recipe, load_recipe, parse_recipe
 from tracemill.schemas.request import Completion, Request
 from tracemill.synth.step_tree.evidence import Counts, Rule
 from tracemill.synth.step_tree.interval import interval, wrong_enough
 from tracemill.synth.step_tree.layout import Layout
 from tracemill.synth.step_tree.omega import score
 
+RECIPES = Path(__file__).parents[1] / "data" / "recipes"
 RIGHT, WRONG = r"\boxed{7}", r"\boxed{0}"
 Plan = Callable[[int, int, str], list[str]]
 """(height of the prefix, number of the draw, prefix) -> the steps that follow; the last one holds the answer."""
@@ -382,6 +384,26 @@ def test_intervals_are_a_column_and_unknown_labels_are_null(grown: Grown):
     )  # the wrong one came through here
     assert (probed["low"], probed["high"], probed["label_hard"]) == (0.0, 0.975, None)
     assert found["nodes"].filter("is_first_error").height == 0
+
+
+# ---- the small model
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_recipe_that_ships_finds_errors_of_the_small_model(store: Store):
+    pytest.importorskip("vllm", reason="needs vLLM: make demo installs its CPU build")
+    shipped = load_recipe(RECIPES / "step-tree.toml")
+    built = build(shipped.model_copy(update={"source": (shipped.source[0].model_copy(update={"limit": 10}),)}), store)
+    found = read(built)
+    assert found["nodes"].filter("is_first_error").height > 0
+    assert found["trees"].height == 10
+    card = (built.dataset.path / "README.md").read_text()
+    assert "no judgement of the step" in card
+    assert "unknown" in card
+    engine = json.dumps(built.dataset.manifest())
+    assert '"block_size": 32' in engine
+    assert re.search(r'"cached_tokens": [1-9]', engine)
 
 
 # ---- bad input
