@@ -96,7 +96,7 @@ def curate(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Verify, filter and commit traces that exist already; nothing is sampled."""
+    """Verify, filter and commit traces or rated steps that exist already; nothing is sampled."""
     _build(recipe, store, overrides, given=True, partial=False, as_json=as_json, quiet=quiet)
 
 

@@ -16,10 +16,13 @@ from tracemill.pipelines.store import Store
 from tracemill.schemas import errors
 from tracemill.schemas.recipe import Budget, EngineTable, ModelTable, Recipe, Source, VerifyTable, load_recipe
 from tracemill.schemas.request import Sampling
+from tracemill.schemas.views import MADE_OF
 from tracemill.synth import hints, mixchain, petri_trace
 from tracemill.synth.hints.strategies import STRATEGIES
 from tracemill.synth.models import open_role
 from tracemill.synth.petri_trace.validators import CHECKS
+from tracemill.synth.step_tree.pairs import PAIR_COLUMNS
+from tracemill.synth.step_tree.rows import ROW_COLUMNS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -106,6 +109,28 @@ def test_replies_of_ones_own_answer_in_place_of_the_script_that_ships(examples: 
     script = f"engine.script={examples / 'replies.py'}:reply"
     samples = built(examples, "source.0.limit=5", script).dataset.scan("samples").collect()
     assert all(text.startswith("I thought ") for text in samples["text"])
+
+
+# ---- step-trees.md
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_recipes_of_the_step_tree_guide_load_and_their_options_are_known(number: int, tmp_path: Path):
+    (tmp_path / "guide.toml").write_text(blocks(read("step-trees.md"), "toml")[number])
+    recipe = load_recipe(tmp_path / "guide.toml")
+    assert recipe.synth
+    catalog.find("synth", recipe.synth)
+
+
+def test_the_step_tree_guide_names_every_column_of_rows_and_pairs_and_every_format():
+    guide = read("step-trees.md")
+    rows = section(guide, "## Rows")
+    cells = [row[0] for row in rows_of(rows.partition("**Which nodes.**")[0])]
+    assert set(ROW_COLUMNS) == {name.strip(" `") for cell in cells for name in cell.split(",")}
+    for name in (*PAIR_COLUMNS, "value", "m", "r"):
+        assert f"`{name}`" in rows
+    formats = {row[0].strip("`") for row in rows_of(section(guide, "## Views"))}
+    assert formats == {name for name, (method, _) in MADE_OF.items() if method == "step_tree"}
 
 
 # ---- petri-traces.md
