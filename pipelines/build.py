@@ -35,7 +35,6 @@ from tracemill.pipelines.synthesize import Tally, synthesize, too_many
 from tracemill.schemas.errors import CountsDiffer, Interrupted, LockHeld, RecipeError, TooManyFailures
 from tracemill.schemas.recipe import Recipe
 from tracemill.schemas.rows import Problem, draw
-from tracemill.schemas.tables import NO_COLUMNS
 from tracemill.synth.backends.scripted import Reply
 from tracemill.synth.engine import Workshop
 from tracemill.synth.journal import Journal
@@ -91,7 +90,7 @@ def build(
             why_partial = _why_partial(tally, spool, partial=partial)
             _refuse_if_all_failed(tally)
             report.step("staging")
-            staged = stage(_records(spool, tally), work / "staged", plan.columns or NO_COLUMNS, plan.own_tables)
+            staged = stage(_records(spool, tally), work / "staged", plan.columns, plan.own_tables)
             _all_there(staged, spool, why_partial)
             report.step("filtering and selecting")
             decisions = decide(plan, staged.traces.scan(), staged.problems.scan())

@@ -20,7 +20,7 @@ from tracemill.schemas.levels import Levels
 from tracemill.schemas.recipe import EngineTable, Recipe, Step
 from tracemill.schemas.request import Capability
 from tracemill.schemas.rows import Problem
-from tracemill.schemas.tables import COMMON, NO_COLUMNS, Kind, declared
+from tracemill.schemas.tables import COMMON, Kind, declared
 from tracemill.schemas.views import MADE_OF, View
 from tracemill.synth.backends.scripted import Reply
 from tracemill.synth.models import open_role
@@ -72,10 +72,16 @@ class Plan:
         return hashlib.sha256(msgspec.json.encode(parts, order="sorted", enc_hook=_plain)).hexdigest()
 
     @cached_property
-    def columns(self) -> pa.Schema | None:
-        """The method's own columns of traces as its COLUMNS declares them; None where it declares nothing."""
-        columns = self.method.about("COLUMNS", None)
-        return None if columns is None else declared(columns, where=f"{self.method.name}: COLUMNS")
+    def columns(self) -> pa.Schema:
+        """The columns of traces beyond the common ones, as the COLUMNS of method and scores declare them."""
+        makers = (self.method, *self.scores)
+        schemas = [declared(maker.about("COLUMNS", {}), where=f"{maker.name}: COLUMNS") for maker in makers]
+        return pa.unify_schemas(schemas)
+
+    @property
+    def all_declared(self) -> bool:
+        """Whether traces will have the common columns and `columns`, and no others."""
+        return all(maker.about("COLUMNS", None) is not None for maker in (self.method, *self.scores))
 
     @cached_property
     def own_tables(self) -> Mapping[str, pa.Schema]:
@@ -279,7 +285,7 @@ def _check_views(plan: Plan) -> None:
         if name not in MADE_OF:
             continue
         method, sign = MADE_OF[name]
-        if sign not in (plan.columns or NO_COLUMNS).names and sign not in plan.own_tables:
+        if sign not in plan.columns.names and sign not in plan.own_tables:
             raise RecipeError(
                 f"views.{name} needs traces of the method {method}, not of {plan.method.name}; take it out of [views]"
             )

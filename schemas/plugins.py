@@ -8,13 +8,13 @@
 Everything after the `*` comes from the recipe; its annotations are checked before the first token.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import polars as pl
 
 from tracemill.schemas.request import Adapter, Completion, Message, Sampling, TokenScores
-from tracemill.schemas.rows import Outcome, Problem, Selection, Verdict
+from tracemill.schemas.rows import Judgement, Outcome, Problem, Selection, Verdict
 
 PromptLike = str | tuple[Message, ...]
 """Messages, or a text that becomes one user message."""
@@ -53,6 +53,16 @@ class Engine(Protocol):
         adapter: Adapter | None = None,
     ) -> TokenScores:
         """Log-probs of the tokens of `continuation` after `prompt`."""
+        ...
+
+    async def judge(
+        self, prompt: PromptLike, answers: Sequence[str], *, role: str = "judge", top: int = 20
+    ) -> Judgement:
+        """How likely the role's reply to `prompt` begins with each of `answers`, of one token each.
+
+        Read from the `top` likeliest tokens of the first position, at most 20, before temperature and truncation. It is no draw:
+        the same question is asked once, by whomever. Needs the capability `logprobs`.
+        """
         ...
 
     async def verify(self, text: str | Completion, gold: str | None, *, truncated: bool = False) -> Verdict:

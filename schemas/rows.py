@@ -126,6 +126,16 @@ class Verdict:
         return None if self.status == "undecided" else self.status == "equal"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What a judge gives to each answer that it could begin with."""
+
+    probabilities: Mapping[str, float]
+    """By answer, summed over the tokens that spell it; an answer that did not come back is not in it."""
+    returned: tuple[tuple[str, float], ...]
+    """Every token that came back, whatever it says, with its probability, the likeliest first."""
+
+
 @dataclass(frozen=True, slots=True)
 class Share:
     """`part` of `whole`, which is shown with its 95 % interval."""

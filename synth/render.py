@@ -106,6 +106,10 @@ class Renderer:
     def encode(self, text: str, *, special: bool = False) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text, add_special_tokens=special).ids)
 
+    def text_of(self, token: int) -> str:
+        """The text of one token, special ones too."""
+        return self.tokenizer.decode([token], skip_special_tokens=False)
+
     def count(self, text: str) -> int:
         return len(self.tokenizer.encode(text, add_special_tokens=False).ids)
 

@@ -80,7 +80,7 @@ Mine = Callable[..., catalog.Plugin]
         ("synth", {"sample", "given"}),
         ("filters", {"correct", "length", "where", "truncated"}),
         ("selectors", {"keep", "pass_rate"}),
-        ("score", set()),
+        ("score", {"judge_difficulty", "p_true"}),
     ],
 )
 def test_what_ships_is_found_by_name_and_machinery_is_not(kind: catalog.Kind, some: set[str]):

@@ -16,8 +16,9 @@ from tracemill.pipelines.store import Store
 from tracemill.schemas import errors
 from tracemill.schemas.recipe import Budget, EngineTable, ModelTable, Recipe, Source, VerifyTable, load_recipe
 from tracemill.schemas.request import Sampling
-from tracemill.synth import mixchain
+from tracemill.synth import mixchain, petri_trace
 from tracemill.synth.models import open_role
+from tracemill.synth.petri_trace.validators import CHECKS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -104,6 +105,25 @@ def test_replies_of_ones_own_answer_in_place_of_the_script_that_ships(examples: 
     script = f"engine.script={examples / 'replies.py'}:reply"
     samples = built(examples, "source.0.limit=5", script).dataset.scan("samples").collect()
     assert all(text.startswith("I thought ") for text in samples["text"])
+
+
+# ---- petri-traces.md
+
+
+def test_the_recipe_of_the_petri_guide_loads_and_its_options_are_known(tmp_path: Path):
+    [text] = blocks(read("petri-traces.md"), "toml")
+    (tmp_path / "nets.toml").write_text(text)
+    recipe = load_recipe(tmp_path / "nets.toml")
+    assert recipe.synth
+    catalog.find("synth", recipe.synth)
+
+
+def test_the_petri_guide_names_every_column_and_every_check():
+    guide = read("petri-traces.md")
+    cells = [row[0] for row in rows_of(section(guide, "## What comes out"))]
+    assert set(petri_trace.COLUMNS) == {name.strip(" `") for cell in cells for name in cell.split(",")}
+    checks = {row[0]: row[1].strip("`") for row in rows_of(section(guide, "## What is checked"))}
+    assert checks == CHECKS
 
 
 # ---- mixchain.md

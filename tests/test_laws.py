@@ -25,7 +25,7 @@ from tracemill.schemas.errors import EngineLost
 from tracemill.schemas.recipe import Recipe, Step, parse_recipe
 from tracemill.schemas.request import Request
 from tracemill.schemas.rows import draw, qid
-from tracemill.schemas.tables import ROWS
+from tracemill.schemas.tables import ROWS, declared, polars_types
 from tracemill.synth.backends.scripted import Scripted, guess
 
 
@@ -266,11 +266,11 @@ def test_counts_are_whole_numbers_and_undecided_stands_inside_the_total_and_neve
         verdicts = found["samples"]["verdict"]
         assert roles["total"].sum() == len(verdicts)
         assert roles["correct"].sum() == (verdicts == "equal").sum()
-        assert roles["undecided"].sum() == verdicts.str.starts_with("undecided").sum()
-    declared = catalog.find("synth", step_of(method)).about("COLUMNS", {})
-    measures = {
-        name for name, kind in declared.items() if kind is float
-    }  # what a method measures, and decides nothing by
+        assert roles["undecided"].sum() == (
+            verdicts.str.starts_with("undecided").fill_null(value=True).sum()  # what is no answer has no verdict
+        )
+    own = catalog.find("synth", step_of(method)).about("COLUMNS", {})
+    measures = {name for name, kind in own.items() if kind is float}  # what a method measures, and decides nothing by
     floats = {name for frame in found.values() for name, dtype in frame.schema.items() if dtype.is_float()}
     assert {name.rstrip("0123456789").rstrip("_") for name in floats} <= measures, (
         "a share is decided on (correct, total)"
@@ -281,9 +281,9 @@ def test_counts_are_whole_numbers_and_undecided_stands_inside_the_total_and_neve
 def test_a_methods_traces_have_the_columns_that_it_declares_and_no_others(method: str, calm: Callable[[str], Built]):
     found = tables(calm(method))
     traces = found.get("traces", found["rows"])
-    declared = catalog.find("synth", step_of(method)).about("COLUMNS", {})
-    assert set(traces.columns) == {*ROWS.names, *declared}
-    assert traces.select(*declared).schema == pl.DataFrame(schema=dict(declared)).schema
+    columns = declared(catalog.find("synth", step_of(method)).about("COLUMNS", {}), where=method)
+    assert set(traces.columns) == {*ROWS.names, *columns.names}
+    assert traces.select(columns.names).schema == polars_types(columns)
 
 
 def step_of(method: str) -> Step:

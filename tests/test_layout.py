@@ -30,7 +30,7 @@ HEAVY = {
     *("py3langid", "rustworkx", "sentence_transformers", "sklearn"),
 }
 MACHINERY = {
-    "synth": {"engine", "fit", "gate", "journal", "models", "prompts", "render", "reply", "roles"},
+    "synth": {"engine", "fit", "gate", "journal", "judge", "models", "prompts", "render", "reply", "roles"},
     "filters": {"bounds", "texts"},
     "selectors": {"shares"},
 }

@@ -111,7 +111,9 @@ def over(spans: Sequence[Mapping[str, Any]], starts: Sequence[int] | None) -> di
     if starts is None:
         uncounted = [{**span, "tok_start": None, "tok_end": None} for span in spans]
         return {**dict.fromkeys(COLUMNS), "spans": uncounted, **columns}
-    begins = list(accumulate(starts, max))  # some tokenizers give a special token the offset 0, wherever it stands
+    begins = list(starts)
+    if begins != sorted(begins):  # some tokenizers give a special token the offset 0, wherever it stands
+        begins = list(accumulate(begins, max))
     edges = [bisect_left(begins, span["char_start"]) for span in spans]
     edges.append(bisect_left(begins, spans[-1]["char_end"]) if spans else len(begins))
     counted = [

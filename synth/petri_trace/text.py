@@ -41,6 +41,8 @@ _HEADER = re.compile(r"Transient Step (\d{1,9}): (.+?) -> (.+)")
 
 
 def escaped(text: str) -> str:
+    if "&" not in text and "<" not in text and ">" not in text:
+        return text
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 

@@ -95,8 +95,10 @@ def _tags(block: Block, root: str, child: str) -> list[Fault]:
     if not block.children:
         found.append(Fault("V2", f"<{root}> holds no <{child}>"))
     for number, (_, text) in enumerate(block.children, start=1):
+        if text.strip() and (child == "Outline" or "\n" in text.strip()):
+            continue
         header = read_header(text) if child == "Step" else None
-        if not text.strip() or (header is not None and not text.strip().partition("\n")[2].strip()):
+        if not text.strip() or header is not None:
             found.append(
                 Fault("V2", f"<{child}> {number} is empty", (header[0] if header else number,) * (child == "Step"))
             )
@@ -184,9 +186,10 @@ def _agreement(planned: Sequence[Outline], names: Collection[str]) -> list[Fault
 def split_names(left: str, known: Collection[str]) -> list[str]:
     """The names on the left of a title, where a name may itself hold a comma: the longest known name at each place."""
     parts = left.split(", ")
-    if len(parts) == 1:
+    with_commas = [name for name in known if ", " in name] if len(parts) > 1 else ()
+    if not with_commas:
         return parts
-    commas = 1 + max((name.count(", ") for name in known), default=0)
+    commas = 1 + max(name.count(", ") for name in with_commas)
     names, here = [], 0
     while here < len(parts):
         ends = range(min(len(parts), here + commas), here, -1)
