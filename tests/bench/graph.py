@@ -53,7 +53,12 @@ def measure(path: Path, queries: int, theirs: int) -> None:
     whole = rustworkx.PyGraph(multigraph=False)
     whole.add_nodes_from(range(len(graph.names)))
     whole.add_edges_from_no_data(
-        [(a, int(b)) for a in range(len(graph.names)) for b in graph.beside[graph.first[a] : graph.first[a + 1]] if a < b]
+        [
+            (a, int(b))
+            for a in range(len(graph.names))
+            for b in graph.beside[graph.first[a] : graph.first[a + 1]]
+            if a < b
+        ]
     )
     began = time.perf_counter()
     for (source, target), (ours, _) in list(zip(pairs, found, strict=True))[:theirs]:
