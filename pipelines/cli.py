@@ -233,7 +233,8 @@ def export(
         typer.Option(
             "--to",
             metavar="FORMAT",
-            help="trl-sft, trl-dpo, trl-kto, trl-grpo, verl, sharegpt, alpaca, openrlhf, mixchain-wide or mixchain-long.",
+            help="trl-sft, trl-dpo, trl-kto, trl-grpo, trl-prm, verl, sharegpt, alpaca, openrlhf, mixchain-wide, mixchain-long, hrm, "
+            "step-pairs, rest or omega-pairs.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder that is new or empty.")],

@@ -29,7 +29,14 @@ class Columns:
         self.question = source.question or ("question" if source.messages is None else None)
         self.responses = source.responses or ((source.response,) if source.response is not None else ())
         named = (self.question, source.messages, source.id, source.answer, source.options, source.solution)
-        more = (source.chains, source.question_entities, source.answer_entities, source.difficulty, source.tools)
+        more = (
+            source.chains,
+            source.question_entities,
+            source.answer_entities,
+            source.steps,
+            source.difficulty,
+            source.tools,
+        )
         self.required = {column for column in (*named, *more, *self.responses) if column is not None}
         """The columns that a source must have: all that the recipe names, and the question."""
         self.answers_seen = False
@@ -80,6 +87,7 @@ class Columns:
             question_entities=_entities(columns, source.question_entities),
             answer_entities=_entities(columns, source.answer_entities),
             responses=self._responses(columns),
+            steps=self._steps(columns),
             meta={name: _plain(value) for name, value in scalars(columns) if name not in self._used},
         )
 
@@ -133,6 +141,17 @@ class Columns:
         column = self._source.tools
         return None if column is None else read_tools(pick(columns, column), column)
 
+    def _steps(self, columns: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        column = self._source.steps
+        if column is None:
+            return None
+        value = _present(pick(columns, column))
+        if value is None:
+            raise Unusable("missing_steps", column=column)
+        if not isinstance(value, list | tuple):
+            raise wrong_type(column, value, "a list of steps")
+        return tuple(map(_nested, value))
+
     def _chains(self, columns: Mapping[str, Any]) -> str | tuple[tuple[str, ...], ...] | None:
         column = self._source.chains
         value = None if column is None else _present(pick(columns, column))
@@ -179,6 +198,15 @@ def _scalar(columns: Mapping[str, Any], column: str) -> str | None:
     if value is not None and text is None:
         raise wrong_type(column, value, "text or a finite number")
     return text
+
+
+def _nested(value: Any) -> Any:
+    """Lists and objects as they are, and what stands in them plain."""
+    if isinstance(value, Mapping):
+        return {str(name): _nested(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_nested(inner) for inner in value]
+    return _plain(value)
 
 
 def _entities(columns: Mapping[str, Any], column: str | None) -> tuple[tuple[str, str | None], ...] | None:

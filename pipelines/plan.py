@@ -123,7 +123,9 @@ def resolve(recipe: Recipe, *, given: bool = False, runtime: Path, reply: Reply 
     `given`: the traces are in the source (`tracemill curate`). `runtime` is where running engines leave their records.
     """
     method = catalog.find("synth", _method_step(recipe, given=given))
-    roles = {} if given and not recipe.score else _roles(recipe, _levels(method), runtime, reply)
+    _check_given(recipe, method, given=given)
+    asks = not given or recipe.score or recipe.synth  # a method that samples nothing may still count tokens
+    roles = _roles(recipe, _levels(method), runtime, reply) if asks else {}
     plan = Plan(
         recipe=recipe,
         method=method,
@@ -160,17 +162,35 @@ def code_hash() -> str:
 
 
 def _method_step(recipe: Recipe, *, given: bool) -> Step:
-    if given:
-        if recipe.synth is not None:
-            raise RecipeError("`tracemill curate` takes traces that exist; take [synth] out, or use `tracemill build`")
-        if not all(source.response or source.responses for source in recipe.source):
-            raise RecipeError("`tracemill curate` needs the column of the traces: response = '...' in each [[source]]")
-        return Step(use="given")
-    if recipe.synth is None:
+    if recipe.synth is not None:
+        return recipe.synth
+    if not given:
         raise RecipeError('missing [synth]; add `use = "sample"`, or use `tracemill curate` for traces that exist')
-    if "solver" not in recipe.models:
+    if not all(source.response or source.responses for source in recipe.source):
+        raise RecipeError("`tracemill curate` needs the column of the traces: response = '...' in each [[source]]")
+    return Step(use="given")
+
+
+def _check_given(recipe: Recipe, method: Plugin, *, given: bool) -> None:
+    """A method that takes what a source brings names the keys of the source in GIVEN; no other runs without a model."""
+    if recipe.synth is None:
+        return
+    keys: tuple[str, ...] = method.about("GIVEN", ())
+    if given and not keys:
+        raise RecipeError(
+            f"`tracemill curate` takes what exists, and {method.name} samples; take [synth] out, or use `tracemill build`"
+        )
+    if given:
+        for index, source in enumerate(recipe.source):
+            for key in keys:
+                if getattr(source, key) is None:
+                    raise RecipeError(
+                        f"{method.name} needs source.{index}.{key}: the name of the column that holds them"
+                    )
+    elif keys:
+        raise RecipeError(f"{method.name} samples nothing, it takes what the source brings: use `tracemill curate`")
+    elif "solver" not in recipe.models:
         raise RecipeError("missing [model]; name the model that solves the problems and its max_tokens")
-    return recipe.synth
 
 
 def _files(method: Plugin) -> dict[str, str]:

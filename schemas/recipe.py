@@ -17,6 +17,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 FORMATS = (
     *("trl-sft", "trl-dpo", "trl-kto", "trl-grpo", "verl", "sharegpt", "alpaca", "openrlhf"),
     *("mixchain-wide", "mixchain-long"),
+    *("hrm", "trl-prm", "step-pairs", "rest", "omega-pairs"),
     *("medverse", "petri-linear", "petri-dag"),
 )
 """What `[views]` and `tracemill export --to` know."""
@@ -70,6 +71,7 @@ class Source(_Table):
     difficulty: str | None = None
     response: str | None = None
     responses: tuple[str, ...] = ()
+    steps: str | None = None
     licence: str = "unknown"
     limit: Annotated[int, Field(gt=0)] | None = None
     keep: tuple[Step, ...] = ()

@@ -35,6 +35,8 @@ class Problem:
     answer_entities: tuple[tuple[str, str | None], ...] | None = None
     responses: Mapping[str, str | None] = field(default_factory=dict)
     """Given traces by the column they came from; None is a gap in a list of them."""
+    steps: tuple[Any, ...] | None = None
+    """Given steps as their source has them, for a method to read; None where the source names no such column."""
     meta: Mapping[str, Any] = field(default_factory=dict)
     """The other columns of the source row, for filters."""
 

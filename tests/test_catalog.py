@@ -228,6 +228,7 @@ def test_everything_that_ships_is_taken_with_its_defaults_or_names_the_option_it
         "baseline": "kind: Field required",
         "budget": "tokens: Field required",
         "cisc": "confidence: Field required",
+        "distinct": "by: Field required",
         "exact_target": "rows: Field required",
         "stratified": "by: Field required",
     }

@@ -43,6 +43,16 @@ class Case:
     """False where the method takes what the source brings (`tracemill curate`)."""
 
 
+def in_steps(request: Request) -> str:
+    """A solution of up to four steps behind what is there; the further it has come wrong, the rarer it ends right."""
+    number, prefix = int(request.problem_id[1:]), str(request.prefix or "")
+    height, luck = prefix.count("# Step"), request.rng_seed % 10
+    rest = range(height + 1, height + 2 + request.rng_seed % (5 - min(height, 4)))
+    steps = "".join(f"# Step {n}\nstep {n} the {luck % 2} way\n" for n in rest)
+    wrong = luck + 3 * prefix.count("1 way") + number % 4 > 8
+    return f"{steps}# Answer\n\\boxed{{{2 * number + 1 + wrong}}}\n# END!"
+
+
 METHODS: dict[str, Case] = {
     "sample": Case(options={"n": 5}),
     "mixchain": Case(options={"adapter": "longer", "alphas": [0.2, 0.5, 0.8]}),
@@ -55,6 +65,20 @@ METHODS: dict[str, Case] = {
         columns=lambda i: {"a": {"text": rf"so \boxed{{{2 * i + 1}}}"}, "b": {"text": rf"\boxed{{{i}}}" if i % 3 else None}},
         source={"responses": ["a.text", "b.text"]},
         samples=False,
+    ),
+    "human_steps": Case(
+        columns=lambda i: {"label": {"steps": [
+            {"completions": [{"text": f"add {i}", "rating": 1}, {"text": f"add {j}", "rating": j % 3 - 1}], "chosen_completion": 0}
+            for j in range(i % 5)
+        ]}},
+        source={"steps": "label.steps"},
+        recipe={"synth": {"use": "human_steps"}, "filters": [], "select": []},
+        samples=False,
+    ),
+    "step_tree": Case(
+        options={"prefilter": 8, "search_limit": 3, "temperature": 1.0},
+        recipe={"filters": [], "select": []},
+        reply=in_steps,
     ),
 }  # fmt: skip
 """One case a method. A new method is not done before it stands here: its laws are then tested with all others."""
@@ -269,8 +293,11 @@ def test_counts_are_whole_numbers_and_undecided_stands_inside_the_total_and_neve
         assert roles["undecided"].sum() == (
             verdicts.str.starts_with("undecided").fill_null(value=True).sum()  # what is no answer has no verdict
         )
-    own = catalog.find("synth", step_of(method)).about("COLUMNS", {})
-    measures = {name for name, kind in own.items() if kind is float}  # what a method measures, and decides nothing by
+    plugin = catalog.find("synth", step_of(method))
+    declared = [plugin.about("COLUMNS", {}), *plugin.about("TABLES", {}).values()]
+    measures = {
+        name for columns in declared for name, kind in columns.items() if kind is float
+    }  # what a method measures, and decides nothing by
     floats = {name for frame in found.values() for name, dtype in frame.schema.items() if dtype.is_float()}
     assert {name.rstrip("0123456789").rstrip("_") for name in floats} <= measures, (
         "a share is decided on (correct, total)"
