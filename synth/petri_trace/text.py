@@ -20,6 +20,7 @@ texts are written `&amp;`, `&lt;` and `&gt;`, without which "troponin <0.04" is 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from xml.parsers import expat
 
 from tracemill.synth.petri_trace import chains as chain_lines
@@ -52,7 +53,12 @@ def unescaped(text: str) -> str:
 
 def title(step: Step) -> str:
     """`A, B -> C`, escaped."""
-    return f"{escaped(', '.join(step.left))} -> {escaped(step.right)}"
+    return _title(step.left, step.right)
+
+
+@lru_cache(maxsize=1024)
+def _title(left: tuple[str, ...], right: str) -> str:
+    return f"{escaped(', '.join(left))} -> {escaped(right)}"
 
 
 def plan_text(steps: Iterable[Step]) -> str:
