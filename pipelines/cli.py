@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from tracemill.schemas.errors import DiskFull, EngineLost, RecipeError, TracemillError
+from tracemill.schemas.recipe import FORMATS
 
 if TYPE_CHECKING:
     from tracemill.pipelines.build import Built
@@ -233,8 +234,7 @@ def export(
         typer.Option(
             "--to",
             metavar="FORMAT",
-            help="trl-sft, trl-dpo, trl-kto, trl-grpo, trl-prm, verl, sharegpt, alpaca, openrlhf, mixchain-wide, mixchain-long, hrm, "
-            "step-pairs, rest or omega-pairs.",
+            help=f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder that is new or empty.")],

@@ -16,7 +16,7 @@ from tracemill.schemas.errors import RecipeError
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 FORMATS = (
     *("trl-sft", "trl-dpo", "trl-kto", "trl-grpo", "verl", "sharegpt", "alpaca", "openrlhf"),
-    *("mixchain-wide", "mixchain-long"),
+    *("mixchain-wide", "mixchain-long", "knowrl"),
     *("hrm", "trl-prm", "step-pairs", "rest", "omega-pairs"),
     *("medverse", "petri-linear", "petri-dag"),
 )
@@ -68,6 +68,8 @@ class Source(_Table):
     chains: str | None = None
     question_entities: str | None = None
     answer_entities: str | None = None
+    kp_list: str | None = None
+    kp_kept: str | None = None
     difficulty: str | None = None
     response: str | None = None
     responses: tuple[str, ...] = ()
@@ -82,6 +84,8 @@ class Source(_Table):
             raise ValueError("a source needs exactly one of path, hub and ref")
         if self.response is not None and self.responses:
             raise ValueError("give response or responses, not both")
+        if self.kp_kept is not None and self.kp_list is None:
+            raise ValueError("kp_kept holds places in a list of knowledge points: name its column, kp_list, too")
         return self
 
 

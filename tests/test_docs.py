@@ -16,7 +16,8 @@ from tracemill.pipelines.store import Store
 from tracemill.schemas import errors
 from tracemill.schemas.recipe import Budget, EngineTable, ModelTable, Recipe, Source, VerifyTable, load_recipe
 from tracemill.schemas.request import Sampling
-from tracemill.synth import mixchain, petri_trace
+from tracemill.synth import hints, mixchain, petri_trace
+from tracemill.synth.hints.strategies import STRATEGIES
 from tracemill.synth.models import open_role
 from tracemill.synth.petri_trace.validators import CHECKS
 
@@ -171,6 +172,25 @@ def test_the_recipes_of_the_mixchain_guide_load_and_their_options_are_known(tmp_
 def test_the_mixchain_guide_names_every_column_of_its_traces():
     named = {row[0].strip("`") for row in rows_of(section(read("mixchain.md"), "## What comes out"))}
     assert set(mixchain.COLUMNS) <= named
+
+
+# ---- hints.md
+
+
+def test_the_recipe_of_the_hints_guide_loads_and_its_options_are_known(tmp_path: Path):
+    [text] = blocks(read("hints.md"), "toml")
+    (tmp_path / "hints.toml").write_text(text, encoding="utf-8")
+    recipe = load_recipe(tmp_path / "hints.toml")
+    assert recipe.synth is not None
+    assert catalog.find("synth", recipe.synth).name == "hints"
+
+
+def test_the_hints_guide_names_every_column_table_and_strategy():
+    page = read("hints.md")
+    names = {name for row in rows_of(section(page, "## What comes out")) for name in re.findall(r"`(\w+)`", row[0])}
+    assert {*hints.COLUMNS, *hints.TABLES} <= names
+    told = {name for row in rows_of(section(page, "## Strategies")) for name in re.findall(r"`(\w+)`", row[0])}
+    assert told == {*STRATEGIES, "given"}
 
 
 # ---- recipe.md

@@ -1,0 +1,56 @@
+"""The strategies side by side: how many answers are right with what each keeps, how many points that is, and what it cost."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from tracemill.schemas.rows import Mean, Summary
+
+
+def summary(
+    traces: pl.LazyFrame,  # noqa: ARG001 - the choices stand in a table of their own
+    *,
+    tables: Mapping[str, pl.LazyFrame],
+    strategies: Sequence[str],
+    evaluate: int,
+) -> Summary:
+    """A row a strategy. Every problem weighs the same, and intervals are over problems."""
+    choices = tables["choices"].select(
+        "strategy", "n_kept", "correct", "total", "fresh_correct", "fresh_total", "rollouts", "guard_empty"
+    )
+    found = choices.collect(engine="streaming").partition_by("strategy", as_dict=True)
+    rows = [_row(name, found[name,], evaluate) for name in strategies if (name,) in found]
+    return Summary(title="Strategies", rows=rows, note=_note(evaluate))
+
+
+def _row(name: str, choices: pl.DataFrame, evaluate: int) -> dict[str, Any]:
+    part = "fresh_" if evaluate else ""
+    accuracy = 100 * choices[f"{part}correct"] / choices[f"{part}total"]
+    return {
+        "strategy": name,
+        "problems": choices.height,
+        "accuracy %": _mean(accuracy),
+        "KPs": _mean(choices["n_kept"].cast(pl.Float64)),
+        "none kept": int((choices["n_kept"] == 0).sum()),
+        "rollouts": int(choices["rollouts"].sum()),
+        "a problem": _mean(choices["rollouts"].cast(pl.Float64)),
+    }
+
+
+def _mean(values: pl.Series) -> Mean:
+    return Mean(float(values.sum()), float((values * values).sum()), values.len())
+
+
+def _note(evaluate: int) -> str:
+    if evaluate:
+        how = f"Accuracy is that of {evaluate} further draws a problem, on which no choice rests"
+    else:
+        how = (
+            "Accuracy is that of the draws by which the strategies chose, and so too high for those that choose the highest; "
+            "synth.evaluate = 8 draws some that no choice rests on"
+        )
+    return (
+        f"Means over problems with 95 % intervals. {how}. Rollouts are those of the configurations that a strategy compares; "
+        "strategies share them."
+    )
