@@ -28,6 +28,7 @@ from tracemill.synth.petri_trace.refine import composed, filled, kept
 from tracemill.synth.petri_trace.solved import by_numbers, split_solution
 from tracemill.synth.petri_trace.text import (
     SPECIAL_TOKENS,
+    NotXml,
     entity_text,
     execution_text,
     plan_text,
@@ -272,6 +273,12 @@ def test_texts_that_xml_would_act_on_are_escaped_and_read_back():
     assert "troponin <0.04 & <b>not bold</b>" in read_block(execution_text(steps)).children[0][1]
     assert "A &amp; B" in plan_text(steps)
     assert "A &amp; B" in entity_text(plan(read("1: A & B->C")).entities)
+
+
+@pytest.mark.parametrize("before", [BOMB, "<!DOCTYPE Plan>\n", '<!DOCTYPE Plan SYSTEM "file:///etc/passwd">\n'])
+def test_a_document_type_is_refused_before_anything_is_expanded_or_fetched(before: str):
+    with pytest.raises(NotXml, match="a plan has no document type"):
+        read_block(before + PLAN)
 
 
 def test_a_comma_inside_a_name_is_told_from_one_between_names():

@@ -118,14 +118,13 @@ class NotXml(ValueError):
 
 
 def read_block(fragment: str) -> Block:
-    """A fragment as XML; NotXml says what it is not. Nothing is fetched and no entity is declared, so nothing expands."""
+    """A fragment as XML; NotXml says what it is not. Entities can be declared in a document type only, so nothing expands."""
     if len(fragment) > LARGEST:
         raise NotXml(f"{len(fragment):,} characters; at most {LARGEST:,} are read")
     parser = expat.ParserCreate()
     parser.buffer_text = True
     reader = _Reader()
     parser.StartDoctypeDeclHandler = _refuse
-    parser.EntityDeclHandler = _refuse
     parser.StartElementHandler = reader.start
     parser.EndElementHandler = reader.end
     parser.CharacterDataHandler = reader.text
