@@ -137,11 +137,37 @@ def test_the_step_tree_guide_names_every_column_of_rows_and_pairs_and_every_form
 
 
 def test_the_recipe_of_the_petri_guide_loads_and_its_options_are_known(tmp_path: Path):
-    [text] = blocks(read("petri-traces.md"), "toml")
-    (tmp_path / "nets.toml").write_text(text)
-    recipe = load_recipe(tmp_path / "nets.toml")
-    assert recipe.synth
-    catalog.find("synth", recipe.synth)
+    whole, grounded = blocks(read("petri-traces.md"), "toml")
+    model = '[model]\nname = "any"\nmax_tokens = 9\n'
+    (tmp_path / "nets.toml").write_text(whole)
+    (tmp_path / "grounded.toml").write_text(f'name = "grounded"\n{model}{grounded}')
+    shutil.copy(ROOT / "data" / "graphs" / "medical.csv", tmp_path / "graph.csv")
+    (tmp_path / "MedEmbed-large-v0.1").mkdir()
+    (tmp_path / "MedEmbed-large-v0.1" / "modules.json").write_text("[]")
+    for name in ("nets.toml", "grounded.toml"):
+        recipe = load_recipe(tmp_path / name)
+        assert recipe.synth
+        catalog.find("synth", recipe.synth)
+
+
+@pytest.mark.timeout(180)  # torch, transformers and datasets are imported
+def test_the_examples_of_the_petri_guide_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Together and in order, on a dataset that a scripted model made; torch and transformers are the real ones."""
+    reasoner = str(ROOT / "data" / "models" / "tiny-reasoner")
+    overrides = ("engine.kind=scripted", f"models.solver.tokenizer={reasoner}", "models.solver.dtype=auto")
+    recipe = load_recipe(ROOT / "data" / "recipes" / "petri-medical.toml", overrides)
+    made = build(recipe, Store(tmp_path / "store"), reply=lambda _: r"so it is \boxed{A}").dataset
+    monkeypatch.chdir(tmp_path)
+    examples = "\n".join(blocks(read("petri-traces.md"), "python"))
+    code = examples.replace("data/store/petri-arith/latest", str(made.path)).replace(
+        "data/models/tiny-reasoner", reasoner
+    )
+    said: dict[str, Any] = {}
+    exec(code, said)
+    assert said["mine"]["pos_start"] == said["row"]["pos_start"]  # the same tokenizer and template: the same layout
+    assert said["mask"].shape == (1, said["row"]["seq_len"], said["row"]["seq_len"])
+    assert (tmp_path / "net.pnml").read_text().startswith("<?xml")
+    assert (tmp_path / "net.svg").read_text().startswith("<svg")
 
 
 def test_the_petri_guide_names_every_column_and_every_check():
