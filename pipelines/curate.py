@@ -54,7 +54,7 @@ def decide(plan: Plan, traces: pl.LazyFrame, problems: pl.LazyFrame) -> Decision
             kept = piece.filter(pl.col("stage").is_null()).drop("stage", "reason", "evidence")
             seen = _with_counts(traces.filter(near), problems.filter(near))
             left = seen.join(kept.lazy(), on="id", how="inner", maintain_order="left")
-            selection: Selection = _run(selector.name, partial(selector.call, left))
+            selection: Selection = _run(selector.name, partial(selector.call, left, **plan.engine_of(selector)))
             narrowed.append(_narrowed(piece, selector.name, selection, left))
             for name, table in selection.tables.items():
                 tables.setdefault(name, []).append(table)

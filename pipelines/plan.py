@@ -23,6 +23,7 @@ from tracemill.schemas.rows import Problem
 from tracemill.schemas.tables import COMMON, NO_COLUMNS, Kind, declared
 from tracemill.schemas.views import MADE_OF, View
 from tracemill.synth.backends.scripted import Reply
+from tracemill.synth.embed import Embedder, open_embedder
 from tracemill.synth.models import open_role
 from tracemill.synth.roles import Role
 from tracemill.synth.verify import Verifier
@@ -43,6 +44,8 @@ class Plan:
     """Ready-made exports by format."""
     roles: Mapping[str, Role]
     verifier: Verifier
+    embedder: Embedder | None = None
+    """What selectors by meaning get as their `engine`."""
 
     @cached_property
     def synthesis(self) -> str:
@@ -97,6 +100,10 @@ class Plan:
         text = msgspec.json.encode(problem, order="sorted", enc_hook=_plain)
         return hashlib.sha256(self.synthesis.encode() + text).hexdigest()
 
+    def engine_of(self, selector: Plugin) -> dict[str, Any]:
+        """The argument `engine` for a selector that has one, where the recipe names an encoder."""
+        return {"engine": self.embedder} if self.embedder is not None and selector.takes("engine") else {}
+
     def accepted(self, traces: Sequence[Mapping[str, Any]]) -> int:
         """How many of one problem's traces every filter keeps."""
         if not traces:
@@ -108,10 +115,13 @@ class Plan:
             return frame.filter(~pl.any_horizontal(rejected)).height if rejected else frame.height
 
 
-def resolve(recipe: Recipe, *, given: bool = False, runtime: Path, reply: Reply | None = None) -> Plan:
+def resolve(
+    recipe: Recipe, *, given: bool = False, runtime: Path, reply: Reply | None = None, vectors: Path | None = None
+) -> Plan:
     """Find every plug-in, model and option of `recipe`, or raise a RecipeError that says what to change.
 
-    `given`: the traces are in the source (`tracemill curate`). `runtime` is where running engines leave their records.
+    `given`: the traces are in the source (`tracemill curate`). `runtime` is where running engines leave their records,
+    `vectors` where embeddings are kept.
     """
     method = catalog.find("synth", _method_step(recipe, given=given))
     roles = {} if given and not recipe.score else _roles(recipe, _levels(method), runtime, reply)
@@ -129,6 +139,7 @@ def resolve(recipe: Recipe, *, given: bool = False, runtime: Path, reply: Reply 
         },
         roles=roles,
         verifier=_verifier(recipe),
+        embedder=_embedder(recipe, runtime, vectors or runtime / "vectors"),
     )
     _check_capabilities(plan)
     _check_tools(plan)
@@ -197,6 +208,14 @@ def _verifier(recipe: Recipe) -> Verifier:
         options=recipe.verify.options,
         think=solver.think if solver else None,
     )
+
+
+def _embedder(recipe: Recipe, runtime: Path, vectors: Path) -> Embedder | None:
+    if recipe.embedder is None:
+        return None
+    if not recipe.select:
+        raise RecipeError("[embedder] serves selectors, and the recipe has no [[select]]; take it out")
+    return open_embedder(recipe.embedder, runtime=runtime, cache=vectors)
 
 
 def _check_capabilities(plan: Plan) -> None:

@@ -8,9 +8,12 @@
 Everything after the `*` comes from the recipe; its annotations are checked before the first token.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from tracemill.schemas.request import Adapter, Completion, Message, Sampling, TokenScores
@@ -85,6 +88,34 @@ class Engine(Protocol):
 
     def count_tokens(self, text: str, role: str = "solver") -> int:
         """Tokens of a given text, by the role's tokenizer; words where no model is at hand."""
+        ...
+
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Texts as vectors, and how much of each text they stand for."""
+
+    vectors: FloatArray
+    """[n, d], each of length one; zero for a text without a token. A large one is mapped from a file."""
+    tokens: npt.NDArray[np.int64]
+    """[n], of the encoder's tokenizer."""
+    covered: npt.NDArray[np.int64]
+    """[n], how many of these the encoder read."""
+
+
+class Embedder(Protocol):
+    """What a selector gets as `engine`: the recipe's `[embedder]`, with the vectors that are known in front of it."""
+
+    @property
+    def identity(self) -> str:
+        """Says which model it is, and how it reads: equal identities give equal vectors."""
+        ...
+
+    def embed(self, texts: Iterable[str], *, chunks: int = 1) -> Embedded:
+        """A vector for each text: of its head where `chunks` is 1, else of up to so many windows spread over it."""
         ...
 
 

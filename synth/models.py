@@ -63,7 +63,7 @@ def open_role(
     notes = _check_rendering(f"models.{name}", model, send, renderer)
     found = Found(())
     if levels is not None:
-        found = find_levels(levels, model, engine, folder, runtime, lambda key, what: _locate(key, what, runtime))
+        found = find_levels(levels, model, engine, folder, runtime, lambda key, what: locate(key, what, runtime))
     opened = _Opened(name, model, engine, runtime, reply)
     return Role(
         name=name,
@@ -222,11 +222,11 @@ def _hashes(known: Path | None) -> dict[str, str]:
         return {}
 
 
-def _locate(key: str, name: str, runtime: Path) -> tuple[Path, str]:
+def locate(key: str, name: str, runtime: Path, revision: str | None = None) -> tuple[Path, str]:
     """The folder of a model or an adapter that a recipe names under `key`, and what proves which it is."""
     folder = _local(name)
     if folder is None:
-        folder, _ = _from_hub(key, name, None)
+        folder, _ = _from_hub(key, name, revision)
     if not folder.is_dir():
         raise RecipeError(
             f"{key}: no folder {folder}; name a folder, a Hub id or one that ships: {', '.join(_embedded())}"

@@ -27,12 +27,12 @@ MAY_IMPORT = {
 }
 HEAVY = {
     *("vllm", "torch", "datasets", "transformers", "peft", "sympy", "math_verify", "prefect", "dask", "distributed"),
-    "py3langid",
+    *("py3langid", "sentence_transformers", "sklearn"),
 }
 MACHINERY = {
-    "synth": {"engine", "fit", "gate", "journal", "models", "prompts", "render", "reply", "roles"},
+    "synth": {"engine", "fit", "gate", "journal", "models", "prompts", "render", "reply", "roles", "embed", "vectors"},
     "filters": {"bounds", "texts"},
-    "selectors": {"shares"},
+    "selectors": {"shares", "meaning", "near", "tiles"},
 }
 """Files that are no plug-ins; all else there must have the form of one."""
 
