@@ -103,6 +103,8 @@ def made_from(
     )
     if summary is not None:
         facts["summary"] = summary
+    if decisions.facts:
+        facts["selected"] = decisions.facts
     if why_partial is not None:
         facts["why_partial"] = why_partial
     return facts

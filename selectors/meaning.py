@@ -75,18 +75,18 @@ def meaning_of(
             f"{name} compares texts by their meaning and the recipe names no encoder; add [embedder] with name = "
             "'sentence-transformers/all-MiniLM-L6-v2', or give vectors of your own: vectors = 'column'"
         )
-    said = ordered.select(_text(name, schema, text).alias("text"))
+    said = ordered.select(text_of(name, schema, text).alias("text"))
     if frame.is_empty():
         return _made(frame, np.zeros((0, 1), np.float32), [], pl.Series([], dtype=pl.Float64), engine.identity)
-    with tempfile.TemporaryDirectory() as folder:
-        found = engine.embed(_streamed(said, Path(folder) / "texts.arrow"), chunks=chunks)
+    found = engine.embed(streamed(said), chunks=chunks)
     flags = [WITHOUT if not tokens else None for tokens in found.tokens.tolist()]
     share = found.covered / np.maximum(found.tokens, 1)
     shares = pl.Series(np.where(found.tokens > 0, share, np.nan)).fill_nan(None)
     return _made(frame, found.vectors, flags, shares, engine.identity)
 
 
-def _text(name: str, schema: pl.Schema, text: str) -> pl.Expr:
+def text_of(name: str, schema: pl.Schema, text: str) -> pl.Expr:
+    """The text of a row that `text` names, empty where there is none; RecipeError where it names no text."""
     if text == OUTPUT and OUTPUT not in schema:
         return pl.concat_str("reasoning", "content", separator="\n", ignore_nulls=True)
     if text not in schema:
@@ -96,15 +96,17 @@ def _text(name: str, schema: pl.Schema, text: str) -> pl.Expr:
     return pl.col(text).cast(pl.String).fill_null("")
 
 
-def _streamed(texts: pl.LazyFrame, file: Path) -> Iterator[str]:
+def streamed(texts: pl.LazyFrame) -> Iterator[str]:
     """The texts one after the other; they go through a file, so that they are never in memory all at once."""
-    texts.sink_ipc(file, compat_level=pl.CompatLevel.oldest())
-    with pa.memory_map(str(file)) as mapped:
-        reader = pa.ipc.open_file(mapped)
-        for number in range(reader.num_record_batches):
-            batch = reader.get_batch(number)
-            for start in range(0, batch.num_rows, SLICE):
-                yield from batch.column(0).slice(start, SLICE).to_pylist()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "texts.arrow"
+        texts.sink_ipc(file, compat_level=pl.CompatLevel.oldest())
+        with pa.memory_map(str(file)) as mapped:
+            reader = pa.ipc.open_file(mapped)
+            for number in range(reader.num_record_batches):
+                batch = reader.get_batch(number)
+                for start in range(0, batch.num_rows, SLICE):
+                    yield from batch.column(0).slice(start, SLICE).to_pylist()
 
 
 def _given(name: str, frame: pl.DataFrame) -> tuple[FloatArray, list[str | None]]:

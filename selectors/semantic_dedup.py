@@ -6,6 +6,7 @@ Rows of equal vectors are one row in the search, so a group of 50,000 copies mak
 """
 
 import logging
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +16,8 @@ from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.plugins import Embedder
 from tracemill.schemas.rows import Selection
 from tracemill.selectors.meaning import Meaning, check_vectors, meaning_of, with_verdicts
-from tracemill.selectors.near import MOST_PAIRS, Floats, Ints, components, distinct, greedy, memory_of, near_pairs
+from tracemill.selectors.keeping import Floats, Ints, components, decide, distinct
+from tracemill.selectors.near import MOST_PAIRS, memory_of, near_pairs
 from tracemill.selectors.shares import place
 
 REACH = "table"
@@ -26,7 +28,7 @@ SHOWN = 6
 
 Order = Literal["id", "longest", "shortest"]
 
-PAIR = {"id": pl.String, "near_id": pl.String, "similarity": pl.Float64}
+PAIR = {"id": pl.String, "near_id": pl.String, "similarity": pl.Float64, "identical": pl.Boolean}
 DUPLICATE = {
     "id": pl.String,
     "removed_by": pl.String,
@@ -87,7 +89,9 @@ def semantic_dedup(
     Rows get `embedded_share`, the share of the text's tokens that the encoder read, and `vector_flag`. Tables: `duplicates`,
     a row that was not taken a line; `components`, the rows of all groups that pairs join; `near_pairs`, the pairs at or above
     `floor` (`threshold` unless given), from which `rethreshold` decides anew without a search, rows of equal vectors standing for
-    one another; `certificate`, what was compared, what was ruled out by which bound, and the margin for rounding.
+    one another; `certificate`, a line: the pool, rows without a direction, of equal vectors, all pairs of the others and how many
+    are near. None is missed: the manifest says under `selected` how many pairs were checked, how many each bound ruled out, with
+    which margin for rounding, and in how much memory.
     """
     options = {"text": text, "chunks": chunks, "vectors": vectors, "most_pairs": most_pairs}
     check(threshold=threshold, floor=floor, order=order, by=by, **options)  # type: ignore[arg-type]
@@ -106,17 +110,23 @@ def semantic_dedup(
         similarity=pl.col("similarity"),
         threshold=threshold,
     ).drop("removed_by", "similarity")
-    return Selection(rows=rows, tables=_tables(decided, found, threshold))
+    return Selection(rows=rows, tables=_tables(decided, found, threshold), facts=found.search)
 
 
+@dataclass(frozen=True)
 class _Found:
     """The pairs of a pool at or above a floor, between rows of different vectors, by places in the pool."""
 
-    def __init__(self, ids: pl.Series, first: Ints, second: Ints, cosine: Floats, twin: Ints, certificate: dict[str, Any]):
-        self.ids, self.first, self.second, self.cosine = ids, first, second, cosine
-        self.twin = twin
-        """For each row the first in order that has its very vector: itself where there is none before it."""
-        self.certificate = certificate
+    ids: pl.Series
+    first: Ints
+    second: Ints
+    cosine: Floats
+    twin: Ints
+    """For each row the first in order that has its very vector: itself where there is none before it."""
+    certificate: dict[str, Any]
+    """The same on every machine."""
+    search: dict[str, Any]
+    """How it was searched, here."""
 
 
 def _found(said: Meaning, floor: float, most: int) -> _Found:
@@ -136,11 +146,14 @@ def _found(said: Meaning, floor: float, most: int) -> _Found:
         "pool": len(rank),
         "without_direction": len(rank) - len(usable),
         "identical": len(usable) - len(firsts),
-        **pairs.certificate,
-        "recall": 1.0,
-        "memory_bytes": sum(plan.values()),
+        "compared": len(firsts),
+        "dimensions": vectors.shape[1],
+        "floor": floor,
+        "pairs": len(firsts) * (len(firsts) - 1) // 2,
+        "near": len(pairs.first),
     }
-    return _Found(said.frame["id"], back[pairs.first], back[pairs.second], pairs.cosine, twin, certificate)
+    search = {**pairs.certificate, "memory": plan}
+    return _Found(said.frame["id"], back[pairs.first], back[pairs.second], pairs.cosine, twin, certificate, search)
 
 
 def _decided(said: Meaning, found: _Found, threshold: float) -> pl.DataFrame:
@@ -148,12 +161,9 @@ def _decided(said: Meaning, found: _Found, threshold: float) -> pl.DataFrame:
     n, rank = len(said.frame), said.frame["rank"].to_numpy()
     enough = found.cosine >= threshold
     first, second, cosine = found.first[enough], found.second[enough], found.cosine[enough]
-    kept, by, similarity = greedy(n, first, second, cosine, rank)
+    kept, by, similarity = decide(n, first, second, cosine, found.twin, rank)
     copies = found.twin != np.arange(n)
-    own = kept[found.twin]
-    by = np.where(copies, np.where(own, found.twin, by[found.twin]), by)
-    similarity = np.where(copies, np.where(own, 1.0, similarity[found.twin]), similarity)
-    removed = copies | ~kept
+    removed = ~kept
     group = components(n, np.concatenate([first, np.flatnonzero(copies)]), np.concatenate([second, found.twin[copies]]))
     sizes = np.bincount(group, minlength=n)[group] if n else group
     ids = said.frame["id"]
@@ -161,7 +171,7 @@ def _decided(said: Meaning, found: _Found, threshold: float) -> pl.DataFrame:
         pl.Series("reason", ["near_duplicate" if out else None for out in removed], dtype=pl.String),
         _ids(ids, by, removed, "removed_by"),
         pl.Series("similarity", similarity, dtype=pl.Float64).round(SHOWN).fill_nan(None),
-        pl.Series("identical", copies & own),
+        pl.Series("identical", copies & (by == found.twin)),
         _ids(ids, group, sizes > 1, "component"),
         pl.Series("size", sizes, dtype=pl.Int64),
     )
@@ -181,7 +191,8 @@ def _tables(decided: pl.DataFrame, found: _Found, threshold: float) -> dict[str,
         {
             "id": found.ids.gather(one),
             "near_id": found.ids.gather(other),
-            "similarity": np.round(np.concatenate([found.cosine, np.ones(len(copies))]), 12),
+            "similarity": np.concatenate([found.cosine, np.ones(len(copies))]),
+            "identical": np.arange(len(one)) >= len(found.first),
         },
         schema=PAIR,
     )
@@ -199,19 +210,16 @@ def rethreshold(near_pairs: pl.DataFrame, ids: pl.Series, threshold: float) -> p
 
     `threshold` is not below the floor that the pairs were found for. Neither vectors nor texts are looked at.
     """
-    if near_pairs.height and threshold <= 0:
+    if not 0 < threshold <= 1:
         raise RecipeError(f"threshold = {threshold}: a cosine above 0 and up to 1")
     n = len(ids)
     place_of = pl.DataFrame({"id": ids, "place": np.arange(n)})
     known = near_pairs.filter(pl.col("similarity") >= threshold)
-    first = known.join(place_of, on="id", maintain_order="left")["place"].to_numpy()
-    second = known.join(place_of, left_on="near_id", right_on="id", maintain_order="left")["place"].to_numpy()
-    kept, by, similarity = greedy(n, first, second, known["similarity"].to_numpy(), np.arange(n))
-    return pl.DataFrame(
-        {
-            "id": ids,
-            "selected": kept,
-            "removed_by": _ids(ids, by, ~kept, "removed_by"),
-            "similarity": pl.Series(similarity).fill_nan(None).round(SHOWN),
-        }
-    )
+    one = known.join(place_of, on="id", maintain_order="left")["place"].to_numpy()
+    other = known.join(place_of, left_on="near_id", right_on="id", maintain_order="left")["place"].to_numpy()
+    equal, cosine = known["identical"].to_numpy(), known["similarity"].to_numpy()
+    twin = np.arange(n)
+    twin[one[equal]] = other[equal]
+    kept, by, similarity = decide(n, one[~equal], other[~equal], cosine[~equal], twin, np.arange(n))
+    shown = pl.Series("similarity", similarity).fill_nan(None).round(SHOWN)
+    return pl.DataFrame([ids.alias("id"), pl.Series("selected", kept), _ids(ids, by, ~kept, "removed_by"), shown])

@@ -32,7 +32,7 @@ HEAVY = {
 MACHINERY = {
     "synth": {"engine", "fit", "gate", "journal", "models", "prompts", "render", "reply", "roles", "embed", "vectors"},
     "filters": {"bounds", "texts"},
-    "selectors": {"shares", "meaning", "near", "tiles"},
+    "selectors": {"shares", "meaning", "near", "keeping", "tiles", "clusters", "votes"},
 }
 """Files that are no plug-ins; all else there must have the form of one."""
 
