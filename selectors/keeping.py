@@ -86,7 +86,9 @@ def distinct(vectors: FloatArray, rank: Ints) -> tuple[Ints, Ints]:
     new = np.ones(n, np.bool_)
     new[1:] = (sorted_[1:] != sorted_[:-1]).any(axis=1)
     first = order[np.flatnonzero(new)[np.cumsum(new) - 1]]
-    for start in range(0, n, CHUNK):  # marks that are equal by chance part nothing that is equal, and join nothing that is not
+    for start in range(
+        0, n, CHUNK
+    ):  # marks that are equal by chance part nothing that is equal, and join nothing that is not
         rows = order[start : start + CHUNK]
         other = (vectors[rows] != vectors[first[start : start + CHUNK]]).any(axis=1)
         first[start : start + CHUNK][other] = rows[other]

@@ -45,7 +45,9 @@ def check_vectors(vectors: str | None, text: str, chunks: int) -> None:
     if chunks < 1:
         raise ValueError(f"chunks = {chunks}: 1 embeds the head of a text, 8 up to eight windows spread over it")
     if vectors is not None and (text != OUTPUT or chunks != 1):
-        raise ValueError(f"vectors = {vectors!r}: nothing is embedded where vectors are given; leave out text and chunks")
+        raise ValueError(
+            f"vectors = {vectors!r}: nothing is embedded where vectors are given; leave out text and chunks"
+        )
 
 
 def meaning_of(
@@ -106,7 +108,7 @@ def streamed(texts: pl.LazyFrame) -> Iterator[str]:
             for number in range(reader.num_record_batches):
                 batch = reader.get_batch(number)
                 for start in range(0, batch.num_rows, SLICE):
-                    yield from batch.column(0).slice(start, SLICE).to_pylist()
+                    yield from (str(text) for text in batch.column(0).slice(start, SLICE).to_pylist())
 
 
 def _given(name: str, frame: pl.DataFrame) -> tuple[FloatArray, list[str | None]]:
@@ -138,7 +140,10 @@ def _made(
         finite[start : start + SLICE] = np.isfinite(some).all(axis=1)
         nonzero[start : start + SLICE] = (some != 0).any(axis=1)
     usable = finite & nonzero
-    said = [flag or (None if ok else ZERO if whole else BROKEN) for flag, ok, whole in zip(flags, usable, finite, strict=True)]
+    said = [
+        flag or (None if ok else ZERO if whole else BROKEN)
+        for flag, ok, whole in zip(flags, usable, finite, strict=True)
+    ]
     known = frame.with_columns(
         shares.cast(pl.Float64).alias("embedded_share"), pl.Series("vector_flag", said, dtype=pl.String)
     )

@@ -174,7 +174,8 @@ class _Search:
             may = np.unpackbits(self.reach[cell, : start // 8 + 1], count=start)
             earlier = np.flatnonzero(may)
             parts.append(self._checked(tiles.between(earlier, start, end), len(earlier) * (end - start)))
-        return tuple(np.concatenate(part) for part in zip(*parts, strict=True))  # type: ignore[return-value]
+        first, second, cosine = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return first, second, cosine
 
     def _checked(self, candidates: Iterator[tuple[Ints, Ints]], tiled: int) -> tuple[Ints, Ints, Floats]:
         first: list[Ints] = [np.empty(0, np.int64)]
@@ -238,6 +239,5 @@ def _centres(heads: Heads, cells: int) -> FloatArray:
 
 
 def _nearest(heads: Heads, centres: FloatArray) -> Ints:
-    return np.concatenate(
-        [np.argmax(heads.rows(s, s + CHUNK) @ centres.T, axis=1) for s in range(0, heads.n, CHUNK)]
-    ).astype(np.int64)
+    parts = [np.argmax(heads.rows(s, s + CHUNK) @ centres.T, axis=1) for s in range(0, heads.n, CHUNK)]
+    return np.asarray(np.concatenate(parts), np.int64)

@@ -15,8 +15,8 @@ import polars as pl
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.plugins import Embedder
 from tracemill.schemas.rows import Selection
-from tracemill.selectors.meaning import Meaning, check_vectors, meaning_of, with_verdicts
 from tracemill.selectors.keeping import Floats, Ints, components, decide, distinct
+from tracemill.selectors.meaning import Meaning, check_vectors, meaning_of, with_verdicts
 from tracemill.selectors.near import MOST_PAIRS, memory_of, near_pairs
 from tracemill.selectors.shares import place
 
@@ -57,7 +57,9 @@ def check(
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold = {threshold}: a cosine above 0 and up to 1; 0.9 takes close paraphrases")
     if floor is not None and not 0 < floor <= threshold:
-        raise ValueError(f"floor = {floor}: above 0 and up to threshold = {threshold}; near_pairs holds pairs from there up")
+        raise ValueError(
+            f"floor = {floor}: above 0 and up to threshold = {threshold}; near_pairs holds pairs from there up"
+        )
     if by is not None and order != "id":
         raise ValueError(f"by = {by!r} and order = {order!r}: give one of them")
     if most_pairs < 1:
@@ -98,9 +100,7 @@ def semantic_dedup(
     column = {"id": (), "longest": ("-n_tokens",), "shortest": ("n_tokens",)}[order] if by is None else (by,)
     first = place("semantic_dedup", traces, column or ("id",), 0).alias("rank")
     ranked = traces.with_columns(first)
-    said = meaning_of(
-        "semantic_dedup", ranked, engine, text=text, vectors=vectors, chunks=chunks, columns=("rank",)
-    )
+    said = meaning_of("semantic_dedup", ranked, engine, text=text, vectors=vectors, chunks=chunks, columns=("rank",))
     found = _found(said, threshold if floor is None else floor, most_pairs)
     decided = _decided(said, found, threshold)
     rows = with_verdicts(
@@ -184,7 +184,9 @@ def _ids(ids: pl.Series, places: Ints, where: Any, name: str) -> pl.Series:
 
 def _tables(decided: pl.DataFrame, found: _Found, threshold: float) -> dict[str, pl.LazyFrame]:
     removed = decided.filter(pl.col("reason").is_not_null())
-    grouped = decided.filter(pl.col("component").is_not_null()).with_columns(pl.col("reason").is_null().alias("selected"))
+    grouped = decided.filter(pl.col("component").is_not_null()).with_columns(
+        pl.col("reason").is_null().alias("selected")
+    )
     copies = np.flatnonzero(found.twin != np.arange(len(found.twin)))
     one, other = (np.concatenate(part) for part in ((found.first, copies), (found.second, found.twin[copies])))
     pairs = pl.DataFrame(

@@ -28,7 +28,7 @@ EPS = 0.05
 SWEEP = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2)
 
 SHOWN = 6
-DECIMALS = 12
+"""Distances that are equal so far are ties: the rest is rounding of float32."""
 BLOCK = 2048
 
 Ints = npt.NDArray[np.int64]
@@ -127,7 +127,7 @@ class _Cluster:
         self, said: Meaning, places: Ints, unit: FloatArray, centroid: FloatArray, keep: Keep, seed: int, number: int
     ) -> None:
         ids = said.frame["id"].gather(places)
-        away = 1.0 - np.round(np.asarray(unit, np.float64) @ np.asarray(centroid, np.float64), DECIMALS)
+        away = 1.0 - np.round(np.asarray(unit, np.float64) @ np.asarray(centroid, np.float64), SHOWN)
         lots = [draw(f"{seed}|{row_id}") for row_id in ids] if keep == "random" else [0] * len(ids)
         value = {"hard": -away, "easy": away, "random": np.array(lots, np.uint64)}[keep]
         order = np.lexsort((np.arange(len(ids)), value))  # the pool stands in the order of its ids
@@ -202,7 +202,9 @@ def _sweep(members: list[_Cluster], pool: int, eps: list[float], against: Agains
             removed = sum(int((best > 1 - value).sum()) for best in known)
         else:
             removed = sum(int(m.compared(value, against)[2].sum()) for m in members)
-        lines.append({"eps": value, "kept": pool - removed, "pool": pool, "share": (pool - removed) / pool if pool else None})
+        lines.append(
+            {"eps": value, "kept": pool - removed, "pool": pool, "share": (pool - removed) / pool if pool else None}
+        )
     return pl.DataFrame(lines, schema={"eps": pl.Float64, "kept": pl.Int64, "pool": pl.Int64, "share": pl.Float64})
 
 
@@ -231,7 +233,5 @@ def spherical_kmeans(unit: FloatArray, count: int, *, iterations: int, seed: int
 
 def _nearest(unit: FloatArray, centroids: FloatArray) -> Ints:
     """By cosine to six decimals, so that the last bits of a product do not move a row."""
-    parts = [
-        np.argmax((unit[s : s + BLOCK] @ centroids.T).round(SHOWN), axis=1) for s in range(0, len(unit), BLOCK)
-    ]
-    return np.concatenate(parts).astype(np.int64)
+    parts = [np.argmax((unit[s : s + BLOCK] @ centroids.T).round(SHOWN), axis=1) for s in range(0, len(unit), BLOCK)]
+    return np.asarray(np.concatenate(parts), np.int64)

@@ -4,7 +4,7 @@ torch multiplies: on a GPU where there is one, on CPUs with AMX in bfloat16, els
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -94,7 +94,7 @@ def _filled(vectors: FloatArray, inverse: npt.NDArray[np.float64], basis: Any, s
 
 
 def _inverse(rows: FloatArray) -> npt.NDArray[np.float64]:
-    return 1.0 / np.linalg.norm(np.asarray(rows, np.float64), axis=1)
+    return np.asarray(1.0 / np.linalg.norm(np.asarray(rows, np.float64), axis=1), np.float64)
 
 
 def _basis(vectors: FloatArray, inverse: npt.NDArray[np.float64]) -> FloatArray:
@@ -199,5 +199,3 @@ class Tiles:
         if float(products.max()) >= self._cosine:
             found = (products >= self._cosine).nonzero().cpu().numpy()
             yield found[:, 0], found[:, 1] + start
-
-

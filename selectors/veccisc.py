@@ -10,9 +10,8 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import polars as pl
 
 from tracemill.schemas.errors import RecipeError
@@ -22,6 +21,8 @@ from tracemill.selectors.clusters import Method, Trace, clustered
 from tracemill.selectors.meaning import OUTPUT, check_vectors, meaning_of, streamed, text_of, with_verdicts
 from tracemill.selectors.shares import require
 from tracemill.selectors.votes import Mass, Take, Vote, vote
+
+PolarsType = pl.DataType | type[pl.DataType]
 
 REACH = "group"
 GROUP = ("problem_id",)
@@ -34,7 +35,7 @@ NGRAM = 4
 SAME_LINES = 5
 K = 5
 
-COLUMNS = {
+COLUMNS: Mapping[str, PolarsType] = {
     "answer_norm": pl.String,
     "cluster_id": pl.String,
     "is_representative": pl.Boolean,
@@ -45,7 +46,7 @@ COLUMNS = {
     "critic_conf": pl.Float64,
     "weight": pl.Float64,
 }
-QUESTION = {
+QUESTION: Mapping[str, PolarsType] = {
     "problem_id": pl.String,
     "n": pl.Int64,
     "k_param": pl.Int64,
@@ -70,7 +71,9 @@ def check(*, k: int, temperature: float, vectors: str | None, text: str, chunks:
     if k < 1:
         raise ValueError(f"k = {k}: at least one cluster for each answer")
     if not 0 < temperature < float("inf"):
-        raise ValueError(f"temperature = {temperature}: a number above 0; the smaller, the more the most confident trace weighs")
+        raise ValueError(
+            f"temperature = {temperature}: a number above 0; the smaller, the more the most confident trace weighs"
+        )
     check_vectors(vectors, text, chunks)
 
 
@@ -127,7 +130,9 @@ def veccisc(
         clustered(own, said.vectors, k, method)
         votes = vote(own, temperature, vote_mass, take)
         golds = [rows[trace.place]["gold"] for trace in own if rows[trace.place]["gold"] is not None]
-        lines.append(_question(problem, own, votes, k, temperature, vote_mass, min(golds, default=None), skip_unanimous))
+        lines.append(
+            _question(problem, own, votes, k, temperature, vote_mass, min(golds, default=None), skip_unanimous)
+        )
     decided = _decided(said.frame, [trace for own in pool.values() for trace in own], said.embedder_id)
     shown = {name: pl.col(name) for name in ("answer_norm", "cluster_id", "represented_by", "weight")}
     return Selection(
@@ -156,7 +161,9 @@ def _drop(own: Sequence[Trace], marks: Sequence[tuple[bool, bytes]], *, prefilte
         if trace.drop_reason is None and prefilter:
             looped, digest = marks[trace.place]
             earlier = seen.get((trace.answer, digest)) if digest else None
-            trace.drop_reason = trace.soft_reason or ("degenerate" if looped else "duplicate_exact" if earlier else None)
+            trace.drop_reason = trace.soft_reason or (
+                "degenerate" if looped else "duplicate_exact" if earlier else None
+            )
             if trace.drop_reason == "duplicate_exact":
                 trace.represented_by = earlier
             elif trace.drop_reason is None:

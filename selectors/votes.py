@@ -79,7 +79,11 @@ def tally(traces: Iterable[Trace], units: Callable[[Trace], int]) -> list[tuple[
 
 def _verdicts(traces: Sequence[Trace], winner: str | None, take: Take) -> None:
     of_winner = [trace for trace in traces if trace.is_representative and trace.answer == winner]
-    best = min(of_winner, key=lambda t: (-(t.critic_conf if t.critic_conf is not None else -math.inf), t.tokens, t.id), default=None)
+    best = min(
+        of_winner,
+        key=lambda t: (-(t.critic_conf if t.critic_conf is not None else -math.inf), t.tokens, t.id),
+        default=None,
+    )
     for trace in traces:
         trace.winner = winner
         trace.reason = trace.drop_reason

@@ -59,7 +59,8 @@ class Embedder:
         Texts are taken as they come and not kept, so an iterator that reads them from disk bounds memory. A text without a token
         has the zero vector. RecipeError where the encoder cannot be loaded.
         """
-        known = VectorFolder(self.cache / self.identity)
+        known = self._known
+        known.refresh()
         keys: list[bytes] = []
         for slab in _slabs(texts):
             named = np.array([self._key(text, chunks) for text in slab], KEY)
@@ -72,6 +73,10 @@ class Embedder:
 
     def _key(self, text: str, chunks: int) -> bytes:
         return hashlib.sha256(f"{chunks}\0".encode() + text.encode(errors="surrogatepass")).digest()[:16]
+
+    @cached_property
+    def _known(self) -> VectorFolder:
+        return VectorFolder(self.cache / self.identity)
 
     @cached_property
     def _encoder(self) -> "Encoder":
@@ -129,7 +134,7 @@ class Encoder:
         owners: list[int] = []
         read: list[int] = []
         tokens = []
-        for owner, encoding in enumerate(self._tokenizer.encode_batch([self._prefix + text for text in texts])):
+        for owner, encoding in enumerate(self._tokenizer.encode_batch([self._shown(text) for text in texts])):
             parts = [encoding, *encoding.overflowing]
             sizes = [len(part.ids) - sum(part.special_tokens_mask) for part in parts]
             tokens.append(sum(sizes))
@@ -141,6 +146,10 @@ class Encoder:
         vectors = self._pooled(windows, np.array(owners, np.int64), np.array(read, np.float64), len(texts))
         covered = np.bincount(np.array(owners, np.int64), np.array(read, np.float64), len(texts)).astype(int)
         return tokens, covered.tolist(), vectors
+
+    def _shown(self, text: str) -> str:
+        """What is tokenized: half a surrogate pair, which no tokenizer takes, becomes a question mark."""
+        return self._prefix + text.encode(errors="replace").decode()
 
     def _pooled(
         self, windows: list[list[int]], owners: npt.NDArray[np.int64], read: npt.NDArray[np.float64], texts: int

@@ -43,15 +43,16 @@ class VectorFolder:
 
     def refresh(self) -> None:
         """Read the keys of files that other processes have added."""
-        fresh = sorted(file for file in self.folder.glob("*.npy") if file.name not in self._seen)
-        for file in fresh:
+        keys, places = [self._keys], [self._places]
+        for file in sorted(file for file in self.folder.glob("*.npy") if file.name not in self._seen):
             rows = _opened(file)
-            places = np.stack([np.full(len(rows), len(self._files)), np.arange(len(rows))], axis=1)
+            keys.append(rows["key"])
+            places.append(np.stack([np.full(len(rows), len(self._files)), np.arange(len(rows))], axis=1))
             self._files.append(rows)
             self._seen.add(file.name)
-            keys = np.concatenate([self._keys, rows["key"]])
-            first = np.unique(keys, return_index=True)  # of equal keys the first place, which is the older file's
-            self._keys, self._places = first[0], np.concatenate([self._places, places])[first[1]]
+        if len(keys) > 1:
+            found, first = np.unique(np.concatenate(keys), return_index=True)  # of equal keys the older file's
+            self._keys, self._places = found, np.concatenate(places)[first]
 
     def missing(self, keys: Keys) -> npt.NDArray[np.bool_]:
         """Which of `keys` [n] have no vector here."""
@@ -94,9 +95,12 @@ def _row(size: int) -> np.dtype[Any]:
 
 def _opened(file: Path) -> npt.NDArray[Any]:
     try:
-        return np.load(file, mmap_mode="r", allow_pickle=False)
+        rows: npt.NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise RecipeError(f"{file} holds vectors and cannot be read ({error}); delete it: they are computed again") from error
+        raise RecipeError(
+            f"{file} holds vectors and cannot be read ({error}); delete it: they are computed again"
+        ) from error
+    return rows
 
 
 def _room(folder: Path, rows: int, size: int) -> npt.NDArray[np.float32]:

@@ -14,7 +14,7 @@ from tracemill.pipelines import catalog, options
 from tracemill.pipelines.build import Built, build
 from tracemill.pipelines.store import Store
 from tracemill.schemas import errors
-from tracemill.schemas.recipe import Budget, EngineTable, ModelTable, Recipe, Source, VerifyTable, load_recipe
+from tracemill.schemas.recipe import Budget, EmbedderTable, EngineTable, ModelTable, Recipe, Source, VerifyTable, load_recipe
 from tracemill.schemas.request import Sampling
 from tracemill.synth import mixchain
 from tracemill.synth.models import open_role
@@ -127,6 +127,15 @@ def test_the_mixchain_guide_names_every_column_of_its_traces():
     assert set(mixchain.COLUMNS) <= named
 
 
+def test_the_guide_to_selection_runs_and_its_options_are_known():
+    text = read("selection.md")
+    for code in blocks(text, "python"):
+        exec(compile(code, "selection.md", "exec"), {})
+    [recipe] = blocks(text, "toml")
+    [step] = tomllib.loads(recipe)["select"]
+    assert catalog.find("selectors", Step.model_validate(step))
+
+
 # ---- recipe.md
 
 PAGES: Mapping[str, type[BaseModel]] = {
@@ -134,6 +143,7 @@ PAGES: Mapping[str, type[BaseModel]] = {
     "## [[source]]": Source,
     "## [model]": ModelTable,
     "## [engine]": EngineTable,
+    "## [embedder]": EmbedderTable,
     "## [verify]": VerifyTable,
     "## [budget]": Budget,
 }
