@@ -80,7 +80,7 @@ def build(
     `reply` answers in place of a scripted engine's script. Errors and their exit codes: schemas/errors.py.
     """
     report = report or Report()
-    plan = resolve(recipe, given=given, runtime=store.engines_folder, reply=reply)  # wrong before the first token
+    plan = resolve(recipe, given=given, runtime=store.engines_folder, vectors=store.vectors_folder, reply=reply)
     work = store.work_folder(recipe.name)
     with locked_work(work, recipe.name), Spool(work / "spool.sqlite") as spool:
         read_problems(plan, store, spool, report)

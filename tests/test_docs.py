@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,17 @@ from tracemill.pipelines import catalog, options
 from tracemill.pipelines.build import Built, build
 from tracemill.pipelines.store import Store
 from tracemill.schemas import errors
-from tracemill.schemas.recipe import Budget, EngineTable, ModelTable, Recipe, Source, VerifyTable, load_recipe
+from tracemill.schemas.recipe import (
+    Budget,
+    EmbedderTable,
+    EngineTable,
+    ModelTable,
+    Recipe,
+    Source,
+    Step,
+    VerifyTable,
+    load_recipe,
+)
 from tracemill.schemas.request import Sampling
 from tracemill.schemas.views import MADE_OF
 from tracemill.synth import hints, mixchain, petri_trace
@@ -218,6 +229,15 @@ def test_the_hints_guide_names_every_column_table_and_strategy():
     assert told == {*STRATEGIES, "given"}
 
 
+def test_the_guide_to_selection_runs_and_its_options_are_known():
+    text = read("selection.md")
+    for code in blocks(text, "python"):
+        exec(compile(code, "selection.md", "exec"), {})
+    [recipe] = blocks(text, "toml")
+    [step] = tomllib.loads(recipe)["select"]
+    assert catalog.find("selectors", Step.model_validate(step))
+
+
 # ---- recipe.md
 
 PAGES: Mapping[str, type[BaseModel]] = {
@@ -225,6 +245,7 @@ PAGES: Mapping[str, type[BaseModel]] = {
     "## [[source]]": Source,
     "## [model]": ModelTable,
     "## [engine]": EngineTable,
+    "## [embedder]": EmbedderTable,
     "## [verify]": VerifyTable,
     "## [budget]": Budget,
 }

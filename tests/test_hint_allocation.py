@@ -1,6 +1,7 @@
 """The fewest rollouts: decisions that equal the full protocol's, whatever the order of arrival, and what is never drawn."""
 
 import asyncio
+import itertools
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -149,7 +150,7 @@ def test_more_confidence_goes_on_from_the_same_draws():
         draws = Draws(there)
         measured(draws, confidence=confidence)
         spent.append(draws.asked)
-    for fewer, more in zip(spent, spent[1:], strict=False):
+    for fewer, more in itertools.pairwise(spent):
         assert all(set(numbers) <= set(more[config]) for config, numbers in fewer.items())
 
 
