@@ -58,6 +58,11 @@ class TableFacts:
         return asdict(self)
 
 
+def file_facts(path: Path, home: Path) -> FileFacts:
+    """The facts of one file below the folder of its version."""
+    return FileFacts(path.relative_to(home).as_posix(), sha256_of(path), path.stat().st_size)
+
+
 def order_of(table: str, schema: pa.Schema) -> tuple[str, ...]:
     """The columns that a table is sorted by, nulls first and text by code point, as polars sorts.
 
@@ -114,9 +119,7 @@ class _Writer:
             self._close_group()
         self.close()
         home = self._folder.parent
-        files = tuple(
-            FileFacts(path.relative_to(home).as_posix(), _sha256(path), path.stat().st_size) for path in self._files
-        )
+        files = tuple(file_facts(path, home) for path in self._files)
         return TableFacts(self._rows, self._hash.hexdigest(), files)
 
     def close(self) -> None:
@@ -237,7 +240,8 @@ def _parquet(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     )
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The hash of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -22,8 +22,8 @@ import pyarrow as pa
 from tracemill.pipelines.card import CardFacts, write_card
 from tracemill.pipelines.dataset import TABLE, Dataset, Ref, Summary, check_name, find_version, parse_ref, summaries
 from tracemill.pipelines.durable import locked, point, says_full, sync, sync_tree, watch_disk
-from tracemill.pipelines.manifest import MadeFrom, full_manifest, pretty_json, version_id
-from tracemill.pipelines.parquet import Batch, TableFacts, write_table
+from tracemill.pipelines.manifest import MadeFrom, full_manifest, pretty_json, sealed, version_id
+from tracemill.pipelines.parquet import Batch, FileFacts, TableFacts, file_facts, write_table
 from tracemill.schemas.errors import LawBroken, RecipeError
 
 __all__ = ["CardFacts", "Dataset", "Draft", "MadeFrom", "Ref", "Store", "Summary", "parse_ref"]
@@ -145,13 +145,19 @@ class Draft:
         with watch_disk(dataset.path, needs=len(recipe_toml) + (64 << 10)):
             (self.path / "recipe.toml").write_text(recipe_toml, encoding="utf-8")
             (self.path / "README.md").write_text(write_card(facts, card or CardFacts()), encoding="utf-8")
-            (self.path / "manifest.json").write_text(pretty_json(facts), encoding="utf-8")
+            (self.path / "manifest.json").write_text(pretty_json(sealed(facts, self._others())), encoding="utf-8")
             sync_tree(self.path)
             with locked(self._home):
                 self._publish(dataset, digest)
                 if complete:
                     point(self._home / "latest", dataset.version)
         return dataset
+
+    def _others(self) -> list[FileFacts]:
+        """The files of the draft that belong to no table."""
+        of_tables = {file.path for table in self._tables.values() for file in table.files}
+        found = (file_facts(path, self.path) for path in sorted(self.path.rglob("*")) if path.is_file())
+        return [file for file in found if file.path not in of_tables]
 
     def _publish(self, dataset: Dataset, digest: str) -> None:
         if dataset.path.exists():
