@@ -182,7 +182,8 @@ def explain(
     from tracemill.pipelines.explain_screens import explain_lines
 
     with _errors(as_json=as_json):
-        life = explained(_store(store, read_only=True).open(ref), row)
+        place = _store(store, read_only=True)
+        life = explained(place.hold(place.open(ref)), row)
         for line in [whole(life)] if as_json else explain_lines(life):
             print(line)
 
@@ -205,7 +206,7 @@ def diff(
 
     with _errors(as_json=as_json):
         place = _store(store, read_only=True)
-        facts = compared(place.open(a), place.open(b), examples=n)
+        facts = compared(place.hold(place.open(a)), place.hold(place.open(b)), examples=n)
         if html is not None:
             write_page(facts, html)
         for line in [whole(facts)] if as_json else diff_lines(facts):
@@ -240,13 +241,15 @@ def export(
         options: dict[str, Any] = {}
         for override in chosen or ():
             apply_override(options, override)
-        version = _store(store, read_only=True).open(ref).path
+        place = _store(store, read_only=True)
+        version = place.hold(place.open(ref)).path
         print(folder := exported(version, to, out, **options))
         for line in () if quiet else lengths(version, to, folder, **options):
             print(line)
 
 
 app.command()(cli_store.fsck)
+app.command()(cli_store.gc)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The commands that look after a store: `fsck`."""
+"""The commands that look after a store: `fsck` and `gc`."""
 
 from __future__ import annotations
 
@@ -32,3 +32,22 @@ def fsck(
             print(line)
         if report.faults:
             raise typer.Exit(4)
+
+
+def gc(
+    store: StoreOption = STORE,
+    keep: Annotated[
+        int | None,
+        typer.Option("--keep", metavar="N", help="Also remove complete versions beyond the newest N of each dataset."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed; remove nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Remove what nothing needs: drafts of dead processes, superseded partial versions; builds may run meanwhile."""
+    from tracemill.pipelines.gc import gc as collected
+    from tracemill.pipelines.gc import gc_lines
+
+    with errors(as_json=as_json):
+        report = collected(opened_store(store, read_only=True).root, keep=keep, dry_run=dry_run)
+        for line in [json.dumps(report.plain(), indent=2)] if as_json else gc_lines(report):
+            print(line)

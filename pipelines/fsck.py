@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tracemill.pipelines.canonical import ContentHash
-from tracemill.pipelines.dataset import Dataset, find_version, latest_of, parse_ref, versions_of
-from tracemill.pipelines.manifest import digest_of, seal_of
+from tracemill.pipelines.dataset import Dataset, find_version, homes_of, latest_of, parse_ref, versions_of
+from tracemill.pipelines.manifest import digest_of, listed_files, seal_of
 from tracemill.pipelines.parquet import sha256_of
 from tracemill.schemas.errors import LawBroken, RecipeError
 from tracemill.schemas.recipe import NAME
@@ -135,12 +135,6 @@ def _version(dataset: Dataset, report: Report, hashes: _Hashes, *, deep: bool) -
     report.faults += faults
 
 
-def listed_files(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The facts of every file that a manifest promises, by path from the version's folder."""
-    tables = [file for table in manifest["tables"].values() for file in table["files"]]
-    return {str(file["path"]): file for file in [*tables, *manifest.get("files", ())]}
-
-
 def _manifest_faults(dataset: Dataset, manifest: Mapping[str, Any]) -> Iterator[Fault]:
     where = f"{dataset.path}/manifest.json"
     if "seal" in manifest and seal_of(manifest) != manifest["seal"]:
@@ -224,7 +218,7 @@ def _remedy(dataset: Dataset, path: str, facts: Mapping[str, Any]) -> str:
 
 
 def _twin(dataset: Dataset, facts: Mapping[str, Any]) -> Path | None:
-    for home in sorted(dataset.path.parent.parent.iterdir()):
+    for home in homes_of(dataset.path.parent.parent):
         for version in versions_of(home):
             other = Dataset(home.name, version, home / version)
             try:

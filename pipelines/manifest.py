@@ -140,6 +140,12 @@ def full_manifest(
     }
 
 
+def listed_files(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The facts of every file that a manifest promises, by path from the version's folder."""
+    tables = [file for table in manifest["tables"].values() for file in table["files"]]
+    return {str(file["path"]): file for file in [*tables, *manifest.get("files", ())]}
+
+
 def sealed(manifest: Mapping[str, Any], files: Sequence[FileFacts]) -> dict[str, Any]:
     """The manifest with the facts of the files that are no part of a table (card, recipe, views), and a hash over all of it."""
     whole = {**manifest, "files": [asdict(file) for file in files]}
