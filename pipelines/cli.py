@@ -35,7 +35,7 @@ app = typer.Typer(
     name="tracemill",
     help="Turn problems into verified, versioned reasoning data with a real model, and survive kill -9.",
     epilog="A first try that needs no model: tracemill build demo-scripted. Exit codes: 0 done; 2 the recipe, an input or a "
-    "server is wrong, nothing was sampled; 3 the engine was lost, run again; 4 stopped by a promise, the message says which; "
+    "server is wrong, nothing was sampled; 3 the engine or the Hub was lost, run again; 4 stopped by a promise, the message says which; "
     "5 a budget was reached, a partial version stands; 6 disk full; 130 and 143 interrupted, run again.",
     no_args_is_help=True,
     add_completion=False,
@@ -250,6 +250,7 @@ def export(
 
 app.command()(cli_store.fsck)
 app.command()(cli_store.gc)
+app.command()(cli_store.publish)
 
 
 def main() -> None:

@@ -140,6 +140,12 @@ def full_manifest(
     }
 
 
+def licences(manifest: Mapping[str, Any]) -> list[str]:
+    """What the sources state, each once; `unknown` stays unknown."""
+    stated = (str(source.get("licence") or "unknown").strip() for source in manifest.get("sources", ()))
+    return sorted(set(stated)) or ["unknown"]
+
+
 def listed_files(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The facts of every file that a manifest promises, by path from the version's folder."""
     tables = [file for table in manifest["tables"].values() for file in table["files"]]
