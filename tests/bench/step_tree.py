@@ -110,16 +110,17 @@ WAYS: dict[str, dict[str, Any]] = {
     "shepherd, adaptive": {"search": "shepherd"},
     "omega, k = 8": {"rollouts": "fixed"},
     "omega, adaptive": {},
+    "omega, adaptive, prefilter = 8": {"prefilter": 8},
 }
 
 
-async def labels(folder: Path, count: int, probes: int) -> None:
+async def labels(folder: Path, count: int, probes: int, ways: Sequence[str]) -> None:
     costs, worths, nodes = [], [], dict[str, list[dict[str, Any]]]()
     asked = problems(count, 0)
     truths = {f"p{i}": problem for i, problem in enumerate(islice(word_problems(SEED), count))}
     async with vllm(folder) as shop:
-        for name, options in WAYS.items():
-            made, _ = await grow(shop, asked, at_once=True, **options)
+        for name in ways:
+            made, _ = await grow(shop, asked, at_once=True, **WAYS[name])
             nodes[name] = [
                 row | {"problem_id": p.problem_id}
                 for p, o in zip(asked, made, strict=True)
@@ -141,9 +142,10 @@ async def labels(folder: Path, count: int, probes: int) -> None:
             costs,
         )
         measured: dict[tuple[str, ...], float] = {}
-        for name, found in nodes.items():
+        for name, found in nodes.items() if probes else ():
             worths.append([name, *await worth(shop, asked, found, probes, measured)])
-    table(["labels", "steps measured", "mean |soft - value|", "bias", "value where soft = 1", "value where soft = 0", "intervals that hold it", "hard 0, value > 0.4"], worths)  # fmt: skip
+    if worths:
+        table(["labels", "steps measured", "mean |soft - value|", "bias", "value where soft = 1", "value where soft = 0", "intervals that hold it", "hard 0, value > 0.4"], worths)  # fmt: skip
 
 
 def cost(made: Sequence[Outcome], nodes: Sequence[dict[str, Any]]) -> list[str]:
@@ -335,6 +337,7 @@ def main() -> None:
     parser.add_argument("--block-size", type=int, default=32, help="tokens of a block of the prefix cache")
     parser.add_argument("--problems", type=int, default=100, help="of `labels`")
     parser.add_argument("--probes", type=int, default=60, help="steps whose value is measured")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=tuple(WAYS), help="to label, of `labels`")
     parser.add_argument("--nodes", type=int, default=1_000_000)
     options = parser.parse_args()
     for part in options.only:
@@ -343,7 +346,7 @@ def main() -> None:
                 case "trees":
                     asyncio.run(trees(folder, options.trees, options.few, options.block_size, options.rollouts))
                 case "labels":
-                    asyncio.run(labels(folder, options.problems, options.probes))
+                    asyncio.run(labels(folder, options.problems, options.probes, options.ways))
                 case "nodes":
                     asyncio.run(nodes(folder, options.nodes))
 
