@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from datetime import date, datetime, time
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 from tracemill.pipelines.conversations import last_question, read_messages, read_tools
@@ -17,7 +18,10 @@ from tracemill.schemas.recipe import Source
 from tracemill.schemas.request import Message
 from tracemill.schemas.rows import Problem, qid
 
+GIVEN = (*("chains", "question_entities", "answer_entities", "kp_list", "kp_kept", "steps", "difficulty", "tools"),)
+"""Keys of a source that name a column and have no default."""
 _SHOWN = 200
+_MANY = 20
 _ABSENT = object()
 
 
@@ -29,15 +33,8 @@ class Columns:
         self.question = source.question or ("question" if source.messages is None else None)
         self.responses = source.responses or ((source.response,) if source.response is not None else ())
         named = (self.question, source.messages, source.id, source.answer, source.options, source.solution)
-        more = (
-            source.chains,
-            source.question_entities,
-            source.answer_entities,
-            source.steps,
-            source.difficulty,
-            source.tools,
-        )
-        self.required = {column for column in (*named, *more, *self.responses) if column is not None}
+        more = (*(getattr(source, name) for name in GIVEN), *self.responses)
+        self.required = {column for column in (*named, *more) if column is not None}
         """The columns that a source must have: all that the recipe names, and the question."""
         self.answers_seen = False
         """Whether a row had the answer column that goes without saying; from then on a row without it is refused."""
@@ -86,6 +83,8 @@ class Columns:
             chains=self._chains(columns),
             question_entities=_entities(columns, source.question_entities),
             answer_entities=_entities(columns, source.answer_entities),
+            kp_list=(points := self._knowledge_points(columns)),
+            kp_kept=self._kept_points(columns, points),
             responses=self._responses(columns),
             steps=self._steps(columns),
             meta={name: _plain(value) for name, value in scalars(columns) if name not in self._used},
@@ -165,6 +164,28 @@ class Columns:
             return tuple(tuple(chain) for chain in value)
         raise wrong_type(str(column), value, "a text or a list of lines such as 1: A->B, or a list of lists of names")
 
+    def _knowledge_points(self, columns: Mapping[str, Any]) -> tuple[str, ...] | None:
+        column = self._source.kp_list
+        if column is None:
+            return None
+        points = _listed(columns, column, "kp_list")
+        if any(not isinstance(point, str) for point in points):
+            raise wrong_type(column, points, "a list of texts, or JSON text of one")
+        return tuple(points)
+
+    def _kept_points(self, columns: Mapping[str, Any], points: tuple[str, ...] | None) -> tuple[int, ...] | None:
+        column = self._source.kp_kept
+        if column is None or points is None:
+            return None
+        kept = _listed(columns, column, "kp_kept")
+        if any(isinstance(place, bool) or not isinstance(place, int) for place in kept):
+            raise wrong_type(column, kept, "a list of whole numbers, or JSON text of one")
+        if outside := [place for place in kept if not 0 <= place < len(points)]:
+            raise Unusable("kp_out_of_range", column=column, outside=outside[:_MANY], points=len(points))
+        if any(one >= other for one, other in pairwise(kept)):
+            raise Unusable("kp_not_ascending", column=column, value=repr(kept)[:_SHOWN])
+        return tuple(kept)
+
     def _responses(self, columns: Mapping[str, Any]) -> dict[str, str | None]:
         given: dict[str, str | None] = {}
         for column in self.responses:
@@ -190,6 +211,22 @@ def _text(columns: Mapping[str, Any], column: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise wrong_type(column, value, "text")
     return value
+
+
+def _listed(columns: Mapping[str, Any], column: str, key: str) -> list[Any]:
+    """A column of lists, which a table without lists writes as JSON text."""
+    value = _present(pick(columns, column))
+    if value is None:
+        raise Unusable(f"missing_{key}", column=column)
+    read = value
+    if isinstance(value, str):
+        try:
+            read = json.loads(value)
+        except (ValueError, RecursionError):
+            raise wrong_type(column, value, "a list, or JSON text of one") from None
+    if not isinstance(read, list | tuple):
+        raise wrong_type(column, value, "a list, or JSON text of one")
+    return list(read)
 
 
 def _scalar(columns: Mapping[str, Any], column: str) -> str | None:

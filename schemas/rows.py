@@ -33,6 +33,10 @@ class Problem:
     question_entities: tuple[tuple[str, str | None], ...] | None = None
     """What the question names, by name and type; the type None where it is not told."""
     answer_entities: tuple[tuple[str, str | None], ...] | None = None
+    kp_list: tuple[str, ...] | None = None
+    """Given knowledge points; None where the source names no such column."""
+    kp_kept: tuple[int, ...] | None = None
+    """The ones of them that somebody chose already: their places, ascending from 0."""
     responses: Mapping[str, str | None] = field(default_factory=dict)
     """Given traces by the column they came from; None is a gap in a list of them."""
     steps: tuple[Any, ...] | None = None
@@ -170,6 +174,8 @@ class Selection:
 
     rows: pl.LazyFrame
     tables: Mapping[str, pl.LazyFrame] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """How the choice was made, plain data for the manifest: it may differ between machines and is not in the version's id."""
 
 
 def qid(question: str) -> str:

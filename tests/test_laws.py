@@ -61,6 +61,11 @@ METHODS: dict[str, Case] = {
         columns=lambda i: {"chains": "1: A->B->end\n2: C->B\n3: C->D->end" if i % 5 else "1: A->A"},
         source={"chains": "chains"},
     ),
+    "hints": Case(
+        options={"strategies": ["css", "random"], "m": 4, "evaluate": 1},
+        columns=lambda i: {"kp_list": [f"Add {i}.", f"Then {i + 1} more.", "Carry the ten."][: i % 4]},
+        source={"kp_list": "kp_list"},
+    ),
     "given": Case(
         columns=lambda i: {"a": {"text": rf"so \boxed{{{2 * i + 1}}}"}, "b": {"text": rf"\boxed{{{i}}}" if i % 3 else None}},
         source={"responses": ["a.text", "b.text"]},
@@ -73,6 +78,15 @@ METHODS: dict[str, Case] = {
         ]}},
         source={"steps": "label.steps"},
         recipe={"synth": {"use": "human_steps"}, "filters": [], "select": []},
+        samples=False,
+    ),
+    "given_tree": Case(
+        columns=lambda i: {"nodes": [
+            {"id": j, "parent_id": None if j < 5 else j % 5, "step": f"step {j} of {i}", "leaf_kind": ["wrong", "correct"][j * i % 2]}
+            for j in range(i)
+        ]},
+        source={"steps": "nodes"},
+        recipe={"synth": {"use": "given_tree", "pair_edits": 1}, "filters": [], "select": []},
         samples=False,
     ),
     "step_tree": Case(

@@ -11,7 +11,10 @@ import rustworkx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracemill.schemas.recipe import EngineTable, ModelTable
+from tracemill.pipelines.build import Built, build
+from tracemill.pipelines.store import Store
+from tracemill.schemas.errors import RecipeError
+from tracemill.schemas.recipe import EngineTable, ModelTable, load_recipe
 from tracemill.schemas.request import Request
 from tracemill.schemas.rows import Problem
 from tracemill.synth.engine import Workshop
@@ -414,3 +417,74 @@ def test_the_sample_graph_has_typed_nodes_and_no_loose_ends():
     assert len({name.casefold() for name in graph.names}) == len(
         graph.names
     )  # no name under two types, no second spelling
+
+
+# ---- the method with a graph
+
+RECIPE = ROOT / "data" / "recipes" / "petri-medical.toml"
+SCRIPTED = (
+    "engine.kind=scripted",
+    f"models.solver.tokenizer={ROOT / 'data' / 'models' / 'tiny-reasoner'}",
+    "models.solver.dtype=auto",
+)
+
+
+def says(request: Request) -> str:
+    return "it is so." if request.salt.startswith("step/") else r"The answer is \boxed{A}."
+
+
+def test_the_medical_recipe_gives_the_same_nets_from_given_chains_and_from_the_graph(store: Store):
+    grounded_too = (*SCRIPTED, "name=grounded", "synth.plan=grounded", f"synth.graph={MEDICAL}")
+    tables = [
+        build(load_recipe(RECIPE, overrides), store, reply=says).dataset.scan("rows").collect()
+        for overrides in (SCRIPTED, grounded_too)
+    ]
+    given_rows, grounded_rows = tables
+    assert given_rows.height == len(questions())
+    same = ["problem_id", "chains", "steps", "spans", "frontiers", "seq_len"]
+    assert given_rows.select(same).equals(grounded_rows.select(same))
+    assert given_rows["kg_paths"].null_count() == given_rows.height
+    row = grounded_rows.filter(pl.col("problem_id") == "med-cough").row(0, named=True)
+    assert row["kg_paths"][0] == ["lisinopril", "angiotensin-converting enzyme", "bradykinin"]
+    assert row["kg_relations"][0] == ["inhibits", "breaks down"]
+    assert {entity["how"] for entity in row["kg_entities"]} == {"exact"}
+
+
+def test_after_a_change_to_the_graph_its_problems_are_worked_on_again(tmp_path: Path, store: Store):
+    copy = tmp_path / "medical.csv"
+    overrides = (*SCRIPTED, "synth.plan=grounded", f"synth.graph={copy}")
+
+    def rebuilt(text: str) -> Built:
+        copy.write_text(text, encoding="utf-8")
+        return build(load_recipe(RECIPE, overrides), store, reply=says)
+
+    text = MEDICAL.read_text(encoding="utf-8")
+    before = rebuilt(text)
+    assert before.dataset.manifest()["files"].keys() == {"medical.csv"}
+    without = "".join(line for line in text.splitlines(keepends=True) if "bradykinin" not in line)
+    after = rebuilt(without)
+    assert after.dataset.manifest()["files"] != before.dataset.manifest()["files"]
+    lost = after.dataset.scan("rejected").collect().row(0, named=True)
+    assert (lost["problem_id"], lost["reason"]) == ("med-cough", "no_entity")
+    assert after.tally.meter.samples_new == 0  # all else comes out of the journal
+    assert rebuilt(text).dataset.version == before.dataset.version
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("synth.plan=grounded", "a graph belongs to plan = 'grounded', which needs one"),
+        (f"synth.graph={MEDICAL}", "a graph belongs to plan = 'grounded'"),
+        ("synth.similar=0.9", "similar = 0.9, sure = 0.85"),
+        ("synth.embedder=/no/such/folder", "no sentence-transformers model there"),
+    ],
+)
+def test_options_that_cannot_ground_are_refused_before_the_first_token(store: Store, override: str, message: str):
+    with pytest.raises(RecipeError, match=message):
+        build(load_recipe(RECIPE, (*SCRIPTED, override)), store, reply=says)
+
+
+def test_a_graph_that_is_not_there_is_refused_before_the_first_token(tmp_path: Path, store: Store):
+    overrides = (*SCRIPTED, "synth.plan=grounded", f"synth.graph={tmp_path / 'none.csv'}")
+    with pytest.raises(RecipeError, match="there is no such file"):
+        build(load_recipe(RECIPE, overrides), store, reply=says)

@@ -17,6 +17,7 @@
     medverse        rows                     a Petri-net trace in the published tags of MedVerse
     petri-linear    rows                     the same as a plain chain, steps in topological order
     petri-dag       rows                     one row a step, with what it depends on
+    knowrl          rows                     one row a problem in the released columns of KnowRL
 
 Column names are those that TRL 1.16 (trl-prm: 1.13, the last with a trainer for it), verl 0.9, LLaMA-Factory 0.9.5 and OpenRLHF 0.11 read. Conversations are lists of turns in
 every row, because TRL decides by the first row how to read them all; golds stay text, because Arrow cannot mix numbers and words.
@@ -31,6 +32,7 @@ import polars as pl
 
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import FORMATS, suggest
+from tracemill.schemas.views.knowrl import knowrl
 from tracemill.schemas.views.llama_factory import alpaca, dataset_info, sharegpt
 from tracemill.schemas.views.mixchain import mixchain_long, mixchain_wide
 from tracemill.schemas.views.openrlhf import openrlhf
@@ -44,7 +46,7 @@ Format = Callable[..., pl.LazyFrame]
 Answers = Callable[[Tables], tuple[str, pl.LazyFrame]]
 _FUNCTIONS: tuple[Format, ...] = (
     *(trl_sft, trl_dpo, trl_kto, trl_grpo, verl, sharegpt, alpaca, openrlhf),
-    *(mixchain_wide, mixchain_long),
+    *(mixchain_wide, mixchain_long, knowrl),
     *(hrm, trl_prm, step_pairs, rest, omega_pairs),
     *(medverse, petri_linear, petri_dag),
 )
@@ -59,6 +61,7 @@ MADE_OF: Mapping[str, tuple[str, str]] = {
     "rest": ("step_tree", "values"),
     "omega-pairs": ("step_tree", "nodes"),
     **dict.fromkeys(("medverse", "petri-linear", "petri-dag"), ("petri_trace", "entity_plan")),
+    "knowrl": ("hints", "kept_kp_index"),
 }
 """Formats of what one method makes: the method, and the column of its traces or the table of its own that tells it."""
 
@@ -84,7 +87,7 @@ def view_named(name: str) -> Format:
 def bound(name: str, options: Mapping[str, Any]) -> View:
     """A format with options, which are checked already, and what belongs to it."""
     answers: Answers | None = _of_rows
-    if name in ("trl-grpo", "verl") or options.get("form") == "rl":
+    if name in ("trl-grpo", "verl", "knowrl") or options.get("form") == "rl":
         answers = None
     elif name in ("trl-prm", "step-pairs", "rest", "omega-pairs"):
         answers = _of_nodes
@@ -110,6 +113,6 @@ def _right_or_wrong(role: str, tables: Tables) -> tuple[str, pl.LazyFrame]:
 __all__ = [
     *("MADE_OF", "Format", "Tables", "View", "bound", "view_named"),
     *("alpaca", "medverse", "mixchain_long", "mixchain_wide", "openrlhf", "petri_dag", "petri_linear", "sharegpt"),
-    *("hrm", "omega_pairs", "rest", "step_pairs", "trl_prm"),
+    *("hrm", "knowrl", "omega_pairs", "rest", "step_pairs", "trl_prm"),
     *("trl_dpo", "trl_grpo", "trl_kto", "trl_sft", "verl"),
 ]

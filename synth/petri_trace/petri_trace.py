@@ -277,7 +277,7 @@ async def _of_text(asker: Asker, longest: int) -> Begun:
     steps = [replace(s, n_tokens=count(s.text)) for s in solved.steps_written(plan, execution, longest=longest)]
     whole = all(step.text for step in steps)
     conclusion = await given_conclusion(text, steps, asker) if whole else None
-    return Begun(solved.links(steps), solved.entities_of(steps), steps, conclusion=conclusion)
+    return Begun(solved.links(steps), solved.entities_of(steps), steps, conclusion=conclusion, draws=0 if whole else 1)
 
 
 def _trace(asker: Asker, result: Result, max_paths: int) -> Trace:

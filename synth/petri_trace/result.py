@@ -24,7 +24,7 @@ class Begun:
     removed: Sequence[Edge] = ()
     conclusion: Conclusion | None = None
     draws: int = 0
-    """How many plans were drawn before one could be used."""
+    """How many rounds it took to come here: plans drawn before one could be used, or steps of a given trace that are to be written."""
     grounding: Mapping[str, Any] = field(default_factory=dict)
     """Columns that say how the chains were found in a graph."""
 

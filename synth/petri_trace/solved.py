@@ -105,7 +105,7 @@ def blocks_of(text: str) -> tuple[str, str]:
     plan, execution = between(text, "Plan"), between(text, "Execution")
     if plan is None or execution is None:
         missing = "Plan" if plan is None else "Execution"
-        raise Unusable("V2_wrong_tags", says=f"the text holds no <{missing}> ... </{missing}>")
+        raise Unusable("V2_wrong_tags", failed_checks=["V2"], says=f"the text holds no <{missing}> ... </{missing}>")
     return plan, execution
 
 

@@ -20,6 +20,7 @@ texts are written `&amp;`, `&lt;` and `&gt;`, without which "troponin <0.04" is 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from xml.parsers import expat
 
 from tracemill.synth.petri_trace import chains as chain_lines
@@ -52,7 +53,12 @@ def unescaped(text: str) -> str:
 
 def title(step: Step) -> str:
     """`A, B -> C`, escaped."""
-    return f"{escaped(', '.join(step.left))} -> {escaped(step.right)}"
+    return _title(step.left, step.right)
+
+
+@lru_cache(maxsize=1024)
+def _title(left: tuple[str, ...], right: str) -> str:
+    return f"{escaped(', '.join(left))} -> {escaped(right)}"
 
 
 def plan_text(steps: Iterable[Step]) -> str:
@@ -118,14 +124,13 @@ class NotXml(ValueError):
 
 
 def read_block(fragment: str) -> Block:
-    """A fragment as XML; NotXml says what it is not. Nothing is fetched and no entity is declared, so nothing expands."""
+    """A fragment as XML; NotXml says what it is not. Entities can be declared in a document type only, so nothing expands."""
     if len(fragment) > LARGEST:
         raise NotXml(f"{len(fragment):,} characters; at most {LARGEST:,} are read")
     parser = expat.ParserCreate()
     parser.buffer_text = True
     reader = _Reader()
     parser.StartDoctypeDeclHandler = _refuse
-    parser.EntityDeclHandler = _refuse
     parser.StartElementHandler = reader.start
     parser.EndElementHandler = reader.end
     parser.CharacterDataHandler = reader.text

@@ -11,6 +11,7 @@ import asyncio
 import os
 import random
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from itertools import islice
@@ -125,6 +126,7 @@ async def _ratio(
         for way in ways[:: -1 if number % 2 else 1]:
             took, tokens = await writing.timed(nets, way, at_once=at_once)
             rates[way].append(tokens / took)
+            print(f"{len(nets)} nets, {way}: {tokens} tokens in {took:.2f} s", file=sys.stderr, flush=True)
     ratios = sorted(a / b for a, b in zip(rates["frontier"], rates["sequential"], strict=True))
     return (
         statistics.median(ratios),
