@@ -81,6 +81,7 @@ def candidates(tables: Tables, role: str) -> tuple[pl.LazyFrame, pl.LazyFrame]:
     return alike, answers.select("key", "text")
 
 
-def answer(column: str) -> pl.Expr:
-    """A text as a conversation of one turn."""
-    return pl.concat_list(pl.struct(pl.lit("assistant").alias("role"), pl.col(column).alias("content")))
+def answer(text: str | pl.Expr) -> pl.Expr:
+    """A text, or the text in a column, as a conversation of one turn."""
+    content = pl.col(text) if isinstance(text, str) else text
+    return pl.concat_list(pl.struct(pl.lit("assistant").alias("role"), content.alias("content")))
