@@ -93,6 +93,8 @@ def test_every_strategy_keeps_what_the_known_counts_say(third_alone: int, css: l
     assert row["strategy"] == "css"
     assert row["selected_kps"] == row["css_selected_kps"] == [POINTS[i] for i in css]
     assert row["css_kept_kp_index"] == row["kept_kp_index"] == css
+    for name in ALL:
+        assert row[f"{name}_selected_kps"] == [POINTS[place] for place in row[f"{name}_kept_kp_index"]]
 
 
 def test_the_accuracy_table_holds_every_configuration_once_under_its_released_name(recipe: Make, store: Store):
