@@ -208,6 +208,7 @@ def test_a_conclusion_that_never_holds_makes_a_row_eligible_once_and_turned_down
     ("said", "reason"),
     [
         ("Explanation: so.\nAnswer: \\boxed{7}", "V11_not_connected"),
+        ("Explanation: the MMRs.\nAnswer: \\boxed{7}", "V11_not_connected"),
         ("I cannot tell", "conclusion_unanswered"),
         ("Explanation: MMR.\nAnswer: \\boxed{8}", "conclusion_differs"),
     ],
