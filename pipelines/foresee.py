@@ -3,10 +3,10 @@
 Columns that nobody declares cannot be foreseen: those of a method or a score without COLUMNS.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -32,7 +32,7 @@ def check_steps(plan: "Plan") -> None:
         _try_filter(plugin, traces, all_known=known)
     seen = traces.with_columns(pl.DataFrame(schema=COUNTED)).lazy()
     for plugin in plan.selectors:
-        if (added := _try_selector(plugin, seen, all_known=known)) is None:
+        if (added := _try_selector(plugin, seen, plan.engine_of(plugin), all_known=known)) is None:
             return
         seen = seen.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in added.items())
 
@@ -61,11 +61,13 @@ def _try_filter(plugin: "Plugin", traces: pl.DataFrame, *, all_known: bool) -> N
         )
 
 
-def _try_selector(plugin: "Plugin", traces: pl.LazyFrame, *, all_known: bool) -> dict[str, pl.DataType] | None:
+def _try_selector(
+    plugin: "Plugin", traces: pl.LazyFrame, engine: Mapping[str, Any], *, all_known: bool
+) -> dict[str, pl.DataType] | None:
     """The columns that a selector adds; None where that cannot be told."""
     try:
         with recipes_fault(plugin.name):
-            selection = plugin.call(traces)
+            selection = plugin.call(traces, **engine)
             schema = selection.rows.collect_schema() if isinstance(selection, Selection) else None
     except RecipeError:
         if all_known:

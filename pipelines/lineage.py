@@ -24,7 +24,9 @@ from tracemill.synth.roles import Role
 
 def identity_of(plan: Plan, source_hashes: Sequence[str]) -> dict[str, Any]:
     """The recipe without engines and paths, and the content of its sources: what counts for the version id."""
-    recipe = plan.recipe.model_dump(mode="json", exclude={"engines", "models", "source", "tolerate", "budget"})
+    recipe = plan.recipe.model_dump(
+        mode="json", exclude={"engines", "models", "embedder", "source", "tolerate", "budget"}
+    )
     sources = [
         {**source.model_dump(mode="json", exclude={"path"}), "sha256": digest}
         for source, digest in zip(plan.recipe.source, source_hashes, strict=True)
@@ -33,6 +35,7 @@ def identity_of(plan: Plan, source_hashes: Sequence[str]) -> dict[str, Any]:
         **recipe,
         "source": sources,
         "models": {name: _asked(role) for name, role in plan.roles.items()},
+        **({"embedder": plan.embedder.identity} if plan.embedder else {}),
         "verify": {**plan.recipe.verify.model_dump(mode="json"), "use": _base(plan.recipe.verify.use)},
         "synth": _without_folders(_plugin(plan.method)),
         "score": [_plugin(plugin) for plugin in plan.scores],
@@ -83,7 +86,7 @@ def made_from(
     facts = MadeFrom(
         recipe=portable(plan.recipe),
         sources=_sources(plan, source_hashes, staged),
-        models={name: _model_facts(role) for name, role in plan.roles.items()},
+        models=_models(plan),
         engines={name: role.facts() for name, role in plan.roles.items()},
         verifier={
             "use": plan.recipe.verify.use,
@@ -103,6 +106,8 @@ def made_from(
     )
     if summary is not None:
         facts["summary"] = summary
+    if decisions.facts:
+        facts["selected"] = decisions.facts
     if why_partial is not None:
         facts["why_partial"] = why_partial
     return facts
@@ -187,6 +192,16 @@ def _asked(role: Role) -> dict[str, Any]:
         "seeds": role.seeds,
         **({"levels": [asdict(level.adapter) for level in role.levels.values()]} if role.levels else {}),
     }
+
+
+def _models(plan: Plan) -> dict[str, ModelFacts]:
+    models = {name: _model_facts(role) for name, role in plan.roles.items()}
+    if plan.embedder is not None:
+        asked = {**plan.embedder.table.model_dump(mode="json", exclude={"name"}), "identity": plan.embedder.identity}
+        models["embedder"] = ModelFacts(
+            name=plan.embedder.name, revision=plan.embedder.revision, verified=True, asked=asked
+        )
+    return models
 
 
 def _model_facts(role: Role) -> ModelFacts:

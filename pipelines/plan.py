@@ -23,6 +23,7 @@ from tracemill.schemas.rows import Problem
 from tracemill.schemas.tables import COMMON, Kind, declared
 from tracemill.schemas.views import MADE_OF, View
 from tracemill.synth.backends.scripted import Reply
+from tracemill.synth.embed import Embedder, open_embedder
 from tracemill.synth.models import open_role
 from tracemill.synth.roles import Role
 from tracemill.synth.verify import Verifier
@@ -45,6 +46,8 @@ class Plan:
     verifier: Verifier
     files: Mapping[str, str]
     """SHA-256 of each file and folder that the method reads beside the sources, by its name."""
+    embedder: Embedder | None = None
+    """What selectors by meaning get as their `engine`."""
 
     @cached_property
     def synthesis(self) -> str:
@@ -106,6 +109,10 @@ class Plan:
         text = msgspec.json.encode(problem, order="sorted", enc_hook=_plain)
         return hashlib.sha256(self.synthesis.encode() + text).hexdigest()
 
+    def engine_of(self, selector: Plugin) -> dict[str, Any]:
+        """The argument `engine` for a selector that has one, where the recipe names an encoder."""
+        return {"engine": self.embedder} if self.embedder is not None and selector.takes("engine") else {}
+
     def accepted(self, traces: Sequence[Mapping[str, Any]]) -> int:
         """How many of one problem's traces every filter keeps."""
         if not traces:
@@ -117,10 +124,13 @@ class Plan:
             return frame.filter(~pl.any_horizontal(rejected)).height if rejected else frame.height
 
 
-def resolve(recipe: Recipe, *, given: bool = False, runtime: Path, reply: Reply | None = None) -> Plan:
+def resolve(
+    recipe: Recipe, *, given: bool = False, runtime: Path, reply: Reply | None = None, vectors: Path | None = None
+) -> Plan:
     """Find every plug-in, model and option of `recipe`, or raise a RecipeError that says what to change.
 
-    `given`: the traces are in the source (`tracemill curate`). `runtime` is where running engines leave their records.
+    `given`: the traces are in the source (`tracemill curate`). `runtime` is where running engines leave their records,
+    `vectors` where embeddings are kept.
     """
     method = catalog.find("synth", _method_step(recipe, given=given))
     _check_given(recipe, method, given=given)
@@ -141,6 +151,7 @@ def resolve(recipe: Recipe, *, given: bool = False, runtime: Path, reply: Reply 
         roles=roles,
         verifier=_verifier(recipe),
         files=_files(method),
+        embedder=_embedder(recipe, runtime, vectors or runtime / "vectors"),
     )
     _check_capabilities(plan)
     _check_tools(plan)
@@ -246,6 +257,14 @@ def _verifier(recipe: Recipe) -> Verifier:
         options=recipe.verify.options,
         think=solver.think if solver else None,
     )
+
+
+def _embedder(recipe: Recipe, runtime: Path, vectors: Path) -> Embedder | None:
+    if recipe.embedder is None:
+        return None
+    if not recipe.select:
+        raise RecipeError("[embedder] serves selectors, and the recipe has no [[select]]; take it out")
+    return open_embedder(recipe.embedder, runtime=runtime, cache=vectors)
 
 
 def _check_capabilities(plan: Plan) -> None:

@@ -19,6 +19,7 @@ from tracemill.schemas.recipe import suggest
 
 if TYPE_CHECKING:
     from tracemill.pipelines.build import Built
+    from tracemill.pipelines.sharing import Shared
 
 
 def built_lines(built: "Built") -> Iterator[str]:
@@ -30,11 +31,20 @@ def built_lines(built: "Built") -> Iterator[str]:
     yield f"samples   {meter.samples_new:,} new ({meter.tokens_new:,} tokens), {meter.samples_replayed:,} replayed"
     if built.why_partial:
         yield f"partial   {built.why_partial}"
+    yield from _shared_lines(built.shared)
     yield f"version   {built.dataset}"
     yield f"path      {built.dataset.path}"
     yield ""
     yield f"next      tracemill show {_shortest_ref(built.dataset)}"
     yield f"          python -c \"from datasets import load_dataset; print(load_dataset('{built.dataset.path}'))\""
+
+
+def _shared_lines(shared: "Shared") -> Iterator[str]:
+    if shared.files:
+        bytes_ = f"{shared.bytes / 1e6:,.1f} of {shared.of_bytes / 1e6:,.1f} MB"
+        yield f"shared    {shared.files:,} of {shared.of_files:,} files with older versions, {bytes_}"
+    if shared.copied:
+        yield f"copied    {shared.copied:,} files that older versions hold too: no hard links here ({shared.why})"
 
 
 def _shortest_ref(dataset: Dataset) -> str:

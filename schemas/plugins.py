@@ -8,9 +8,12 @@
 Everything after the `*` comes from the recipe; its annotations are checked before the first token.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from tracemill.schemas.request import Adapter, Completion, Message, Sampling, TokenScores
@@ -103,6 +106,34 @@ class Engine(Protocol):
         The tokens of the prompt, rendered as the model is shown it, come first and begin at negative numbers. None where no
         tokenizer is at hand.
         """
+        ...
+
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Texts as vectors, and how much of each text they stand for."""
+
+    vectors: FloatArray
+    """[n, d], each of length one; zero for a text without a token. A large one is mapped from a file."""
+    tokens: npt.NDArray[np.int64]
+    """[n], of the encoder's tokenizer."""
+    covered: npt.NDArray[np.int64]
+    """[n], how many of these the encoder read."""
+
+
+class Embedder(Protocol):
+    """What a selector gets as `engine`: the recipe's `[embedder]`, with the vectors that are known in front of it."""
+
+    @property
+    def identity(self) -> str:
+        """Says which model it is, and how it reads: equal identities give equal vectors."""
+        ...
+
+    def embed(self, texts: Iterable[str], *, chunks: int = 1) -> Embedded:
+        """A vector for each text: of its head where `chunks` is 1, else of up to so many windows spread over it."""
         ...
 
 

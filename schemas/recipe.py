@@ -143,6 +143,16 @@ class EngineTable(_Table):
     """vllm, hf: further engine arguments; scripted: how it misbehaves."""
 
 
+class EmbedderTable(_Table):
+    """The sentence encoder that selectors by meaning ask: all that changes its vectors."""
+
+    name: str
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    window: Annotated[int, Field(gt=2)] | None = None
+    prefix: str = ""
+
+
 class VerifyTable(Step):
     """How answers are compared with the gold; unknown options go to a grader of the user's own."""
 
@@ -176,6 +186,7 @@ class Recipe(_Table):
     source: tuple[Source, ...]
     models: Mapping[str, ModelTable] = Field(default_factory=dict)
     engines: Mapping[str, EngineTable] = Field(default_factory=dict)
+    embedder: EmbedderTable | None = None
     verify: VerifyTable = VerifyTable()
     synth: Step | None = None
     score: tuple[Step, ...] = ()
@@ -267,6 +278,7 @@ def _anchor(table: dict[str, Any], folder: Path) -> None:
     for model in _tables(table.get("models")):
         for key in ("name", "tokenizer", "template"):
             _anchor_key(model, key, folder, only_if_path=True)
+    _anchor_key(table.get("embedder"), "name", folder, only_if_path=True)
     for engine in _tables(table.get("engines")):
         _anchor_key(engine, "script", folder, only_if_path=True)
     for key in FILES:
@@ -342,6 +354,7 @@ _TABLES: Mapping[str, type[BaseModel]] = {
     "source": Source,
     "models": ModelTable,
     "engines": EngineTable,
+    "embedder": EmbedderTable,
     "budget": Budget,
 }
 

@@ -174,6 +174,8 @@ class Selection:
 
     rows: pl.LazyFrame
     tables: Mapping[str, pl.LazyFrame] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """How the choice was made, plain data for the manifest: it may differ between machines and is not in the version's id."""
 
 
 def qid(question: str) -> str:

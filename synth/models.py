@@ -65,7 +65,7 @@ def open_role(
     found = Found(())
     if levels is not None:
         found = find_levels(
-            levels, model, engine, folder, runtime, _locate, partial(hash_folder, known=runtime / "weights.hashes")
+            levels, model, engine, folder, runtime, locate, partial(hash_folder, known=runtime / "weights.hashes")
         )
     opened = _Opened(name, model, engine, runtime, reply)
     return Role(
@@ -225,11 +225,11 @@ def _hashes(known: Path | None) -> dict[str, str]:
         return {}
 
 
-def _locate(key: str, name: str) -> Path:
+def locate(key: str, name: str, revision: str | None = None) -> Path:
     """The folder of a model or an adapter that a recipe names under `key`."""
     folder = _local(name)
     if folder is None:
-        folder, _ = _from_hub(key, name, None)
+        folder, _ = _from_hub(key, name, revision)
     if not folder.is_dir():
         raise RecipeError(
             f"{key}: no folder {folder}; name a folder, a Hub id or one that ships: {', '.join(_embedded())}"

@@ -27,6 +27,8 @@ class World:
     points: tuple[float, ...]
     groups: tuple[tuple[Config, float], ...] = ()
     pairs: tuple[tuple[Config, float], ...] = ()
+    ceiling: float = 1.0
+    """The accuracy that no hint lifts above: the policy slips."""
     name: str = ""
     known: dict[Config, float] = field(default_factory=dict, compare=False, repr=False)
 
@@ -36,7 +38,7 @@ class World:
             odds = self.base + sum(self.points[i] for i in shown)
             odds += sum(gain for group, gain in self.groups if s & set(group))
             odds -= sum(loss for pair, loss in self.pairs if set(pair) <= s)
-            self.known[shown] = 1 / (1 + math.exp(-odds))
+            self.known[shown] = self.ceiling / (1 + math.exp(-odds))
         return self.known[shown]
 
     def subsets(self) -> list[Config]:
@@ -59,13 +61,14 @@ def world(family: str, n: int, number: int) -> World:
     """World `number` of a family, with n points."""
     name = f"{family}-{n}-{number}"
     rng = random.Random(name)
+    ceiling = rng.choice((1.0, rng.uniform(0.6, 1), rng.uniform(0.6, 1)))
     cost = rng.choice((0.0, 0.0, -0.2))
     if family == "flat":
-        return World(n, rng.uniform(-2, 2), (0.0,) * n, name=name)
+        return World(n, rng.uniform(-2, 2), (0.0,) * n, ceiling=ceiling, name=name)
     if family == "additive":
         base = rng.uniform(-6, 1.5)
         points = tuple(rng.choices((0.0, rng.uniform(1, 5), -rng.uniform(0.5, 3)), (2, 5, 2))[0] for _ in range(n))
-        return World(n, base, points, name=name)
+        return World(n, base, points, ceiling=ceiling, name=name)
     if family == "redundant":
         base = rng.uniform(-6, 1)
         order_of = rng.sample(range(n), n)
@@ -74,13 +77,25 @@ def world(family: str, n: int, number: int) -> World:
             size = rng.choice((1, 1, 2, 3))
             groups.append((tuple(sorted(rest[:size])), rng.uniform(2, 6)))
             rest = rest[size:]
-        return World(n, base, (cost,) * n, groups=tuple(groups), name=name)
+        return World(n, base, (cost,) * n, groups=tuple(groups), ceiling=ceiling, name=name)
     base = rng.uniform(-5, 1)
     points = tuple(rng.choices((0.0, rng.uniform(1, 4)), (1, 2))[0] for _ in range(n))
     pairs = [tuple(sorted(rng.sample(range(n), 2))) for _ in range(rng.randint(1, max(1, n // 2)))]
-    return World(n, base, points, pairs=tuple((pair, rng.uniform(2, 7)) for pair in dict.fromkeys(pairs)), name=name)
+    return World(
+        n,
+        base,
+        points,
+        pairs=tuple((pair, rng.uniform(2, 7)) for pair in dict.fromkeys(pairs)),
+        ceiling=ceiling,
+        name=name,
+    )
 
 
-def worlds(number: int, families: Sequence[str] = FAMILIES, sizes: Sequence[int] = range(3, 10)) -> list[World]:
-    """`number` worlds, families and sizes in turn."""
-    return [world(families[i % len(families)], sizes[i // len(families) % len(sizes)], i) for i in range(number)]
+def worlds(
+    number: int, families: Sequence[str] = FAMILIES, sizes: Sequence[int] = range(3, 10), start: int = 0
+) -> list[World]:
+    """`number` worlds from number `start` on, families and sizes in turn."""
+    return [
+        world(families[i % len(families)], sizes[i // len(families) % len(sizes)], i)
+        for i in range(start, start + number)
+    ]

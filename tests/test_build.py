@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import solve
 from tracemill.pipelines.build import build
-from tracemill.pipelines.screens import show_lines
+from tracemill.pipelines.screens import built_lines, show_lines
 from tracemill.pipelines.store import Dataset, Store
 from tracemill.schemas.errors import CountsDiffer, EngineLost, RecipeError, TooManyFailures
 from tracemill.schemas.recipe import EngineTable, ModelTable, Recipe
@@ -440,3 +440,13 @@ def test_every_field_of_a_request_is_in_its_key():
     for name in base.__dataclass_fields__:
         changed = replace(base, **{name: getattr(other, name)})
         assert changed.key != base.key, f"{name} does not reach the key"
+
+
+def test_a_second_version_says_what_it_shares_with_the_first(recipe: Callable[..., Recipe], store: Store):
+    first = build(recipe(samples=True), store, reply=solve)
+    second = build(recipe(samples=True, filters=[]), store, reply=solve)
+    assert first.shared.files == 0
+    assert 0 < second.shared.files < second.shared.of_files
+    assert second.dataset.files("samples")[0].samefile(first.dataset.files("samples")[0])
+    [said] = [line for line in built_lines(second) if line.startswith("shared")]
+    assert said.startswith(f"shared    {second.shared.files} of {second.shared.of_files} files with older versions")

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,25 @@ from tracemill.pipelines import catalog, options
 from tracemill.pipelines.build import Built, build
 from tracemill.pipelines.store import Store
 from tracemill.schemas import errors
-from tracemill.schemas.recipe import Budget, EngineTable, ModelTable, Recipe, Source, VerifyTable, load_recipe
+from tracemill.schemas.recipe import (
+    Budget,
+    EmbedderTable,
+    EngineTable,
+    ModelTable,
+    Recipe,
+    Source,
+    Step,
+    VerifyTable,
+    load_recipe,
+)
 from tracemill.schemas.request import Sampling
+from tracemill.schemas.views import MADE_OF
 from tracemill.synth import hints, mixchain, petri_trace
 from tracemill.synth.hints.strategies import STRATEGIES
 from tracemill.synth.models import open_role
 from tracemill.synth.petri_trace.validators import CHECKS
+from tracemill.synth.step_tree.pairs import PAIR_COLUMNS
+from tracemill.synth.step_tree.rows import ROW_COLUMNS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -108,6 +122,28 @@ def test_replies_of_ones_own_answer_in_place_of_the_script_that_ships(examples: 
     assert all(text.startswith("I thought ") for text in samples["text"])
 
 
+# ---- step-trees.md
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_recipes_of_the_step_tree_guide_load_and_their_options_are_known(number: int, tmp_path: Path):
+    (tmp_path / "guide.toml").write_text(blocks(read("step-trees.md"), "toml")[number])
+    recipe = load_recipe(tmp_path / "guide.toml")
+    assert recipe.synth
+    catalog.find("synth", recipe.synth)
+
+
+def test_the_step_tree_guide_names_every_column_of_rows_and_pairs_and_every_format():
+    guide = read("step-trees.md")
+    rows = section(guide, "## Rows")
+    cells = [row[0] for row in rows_of(rows.partition("**Which nodes.**")[0])]
+    assert set(ROW_COLUMNS) == {name.strip(" `") for cell in cells for name in cell.split(",")}
+    for name in (*PAIR_COLUMNS, "value", "m", "r"):
+        assert f"`{name}`" in rows
+    formats = {row[0].strip("`") for row in rows_of(section(guide, "## Views"))}
+    assert formats == {name for name, (method, _) in MADE_OF.items() if method == "step_tree"}
+
+
 # ---- petri-traces.md
 
 
@@ -193,6 +229,15 @@ def test_the_hints_guide_names_every_column_table_and_strategy():
     assert told == {*STRATEGIES, "given"}
 
 
+def test_the_guide_to_selection_runs_and_its_options_are_known():
+    text = read("selection.md")
+    for code in blocks(text, "python"):
+        exec(compile(code, "selection.md", "exec"), {})
+    [recipe] = blocks(text, "toml")
+    [step] = tomllib.loads(recipe)["select"]
+    assert catalog.find("selectors", Step.model_validate(step))
+
+
 # ---- recipe.md
 
 PAGES: Mapping[str, type[BaseModel]] = {
@@ -200,6 +245,7 @@ PAGES: Mapping[str, type[BaseModel]] = {
     "## [[source]]": Source,
     "## [model]": ModelTable,
     "## [engine]": EngineTable,
+    "## [embedder]": EmbedderTable,
     "## [verify]": VerifyTable,
     "## [budget]": Budget,
 }

@@ -113,11 +113,12 @@ def test_the_accuracy_table_holds_every_configuration_once_under_its_released_na
     assert (row["hint_correct"], row["hint_total"]) == (20, 32)
 
 
-def test_undecided_answers_stand_in_the_total_and_never_among_the_right_ones(recipe: Make, store: Store):
+@pytest.mark.parametrize("strategy", ["css", "none"])
+def test_undecided_answers_stand_in_the_total_and_never_among_the_right_ones(strategy: str, recipe: Make, store: Store):
     def reply(request: Request) -> str:
         return "I give up." if request.index < 8 else answering(TRUTH)(request)
 
-    table = read(build(recipe(m=16), store, reply=reply), "subset_accuracies")
+    table = read(build(recipe(m=16, strategies=[strategy]), store, reply=reply), "subset_accuracies")
     assert table.filter(config="").select("correct", "total", "undecided").row(0) == (2, 16, 8)
 
 
@@ -209,6 +210,56 @@ def test_fresh_draws_take_no_part_in_the_choice(recipe: Make, store: Store):
     assert choices.select("correct", "total", "fresh_correct", "fresh_total").rows() == [(20, 32, 3, 3), (10, 32, 3, 3)]
     assert choices["rollouts"].to_list() == [6 * 32, 32]
     assert built.tally.meter.samples_new == 6 * 32 + 2 * 3
+
+
+# ---- what is reported beside
+
+
+def test_points_that_may_each_be_left_out_and_not_together_are_reported(recipe: Make, store: Store):
+    counts = {**TRUTH, (2,): 12, (): 10}
+    built = build(
+        recipe(strategies=["max_score"], allocation="sequential", paradox=True), store, reply=answering(counts)
+    )
+    s_loo, t_loo = read(built, "paradox").sort("rule").rows(named=True)
+    assert (s_loo["rule"], s_loo["removed"], s_loo["violation"]) == ("s_loo", [0, 1], True)
+    drop = s_loo["single_correct"] / s_loo["single_total"] - s_loo["joint_correct"] / s_loo["joint_total"]
+    assert drop == 5 / 32
+    assert (t_loo["m"], t_loo["joint_correct"], t_loo["violation"]) == (3, 10, True)
+    assert read(built, "rows")["paradox"][0][0]["violation"] is True
+    note = built.dataset.manifest()["summary"]["note"]
+    assert (
+        "Left out by s_loo, and missed more together than one by one: 2 points: 1 of 1 (mean drop 15.6 points of 100)."
+        in note
+    )
+
+
+def test_without_the_report_nothing_is_drawn_for_it(recipe: Make, store: Store):
+    built = build(recipe(strategies=["max_score"]), store, reply=answering(TRUTH))
+    assert read(built, "paradox").is_empty()
+    assert read(built, "rows")["paradox"].to_list() == [None]
+    more = build(recipe(strategies=["max_score"], paradox=True), store, reply=answering(TRUTH)).tally.meter
+    assert more.samples_new == 32, "the points that S-LOO leaves out together"
+
+
+def test_the_curve_says_how_much_of_a_solution_it_takes(recipe: Make, store: Store):
+    solution = r"First one. Then two. So it is \boxed{7} ."
+
+    def reply(request: Request) -> str:
+        given = len(str(request.prefix or "").split())
+        return rf"\boxed{{{7 if request.index < 2 * given else 8}}}"
+
+    row = {"kp_list": POINTS, "solution": solution}
+    made = recipe(row, {**row, "solution": r"\boxed{8}"}, tables={"source": {"solution": "solution"}}, strategies=["none"], m=16, curve=[0, 0.25, 0.3, 0.5])  # fmt: skip
+    built = build(made, store, reply=reply)
+    found = read(built, "curve").sort("share")
+    assert found.select("problem_id", "share", "correct", "total").rows() == [
+        ("p0", "0", 0, 16),
+        ("p0", "0.25", 4, 16),
+        ("p0", "0.3", 4, 16),
+        ("p0", "0.5", 8, 16),
+    ]
+    assert read(built, "rows").sort("id")["curve"].to_list()[1] is None, "a solution that does not verify has no curve"
+    assert "0: 0.0 %, 0.25: 25.0 %, 0.3: 25.0 %, 0.5: 50.0 %" in built.dataset.manifest()["summary"]["note"]
 
 
 # ---- what is written
@@ -398,6 +449,7 @@ def test_a_gold_that_nobody_could_check_costs_no_token(recipe: Make, store: Stor
         ({"temperature": 0}, "use a temperature above 0"),
         ({"evaluate": -1}, "evaluate = -1"),
         ({"allocation": "greedy"}, "fixed"),
+        ({"curve": [0.5, 1.0]}, "from 0 to below 1"),
     ],
 )
 def test_options_that_cannot_work_say_so_before_anything_is_drawn(

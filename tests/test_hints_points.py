@@ -57,10 +57,10 @@ def test_each_rule_finds_what_it_is_for(text: str, rules: list[str]):
 
 
 def test_eight_words_in_a_row_are_found_in_problem_and_solution():
-    words = "we add the two angles and then subtract the sum from the whole"
+    words = "we add the two angles and then subtract"
     assert [leak.rule for leak in leaks(f"As {words}.", Secrets("7", f"If {words}, what is left?"))] == ["L3"]
     assert [leak.rule for leak in leaks(f"As {words}.", Secrets("7", "?", f"So {words}."))] == ["L3"]
-    assert leaks("As we add the two angles and then", Secrets("7", f"If {words}, what is left?")) == []
+    assert leaks("As we add the two angles and then stop.", Secrets("7", f"If {words}, what is left?")) == []
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,15 @@ METHODS: dict[str, Case] = {
         recipe={"synth": {"use": "human_steps"}, "filters": [], "select": []},
         samples=False,
     ),
+    "given_tree": Case(
+        columns=lambda i: {"nodes": [
+            {"id": j, "parent_id": None if j < 5 else j % 5, "step": f"step {j} of {i}", "leaf_kind": ["wrong", "correct"][j * i % 2]}
+            for j in range(i)
+        ]},
+        source={"steps": "nodes"},
+        recipe={"synth": {"use": "given_tree", "pair_edits": 1}, "filters": [], "select": []},
+        samples=False,
+    ),
     "step_tree": Case(
         options={"prefilter": 8, "search_limit": 3, "temperature": 1.0},
         recipe={"filters": [], "select": []},

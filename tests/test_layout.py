@@ -30,9 +30,24 @@ HEAVY = {
     *("py3langid", "rensa", "rustworkx", "sentence_transformers", "sklearn"),
 }
 MACHINERY = {
-    "synth": {"engine", "fit", "gate", "journal", "judge", "models", "prompts", "render", "reply", "roles"},
+    "synth": {
+        *(
+            "embed",
+            "engine",
+            "fit",
+            "gate",
+            "journal",
+            "judge",
+            "models",
+            "prompts",
+            "render",
+            "reply",
+            "roles",
+            "vectors",
+        ),
+    },
     "filters": {"bounds", "texts"},
-    "selectors": {"shares"},
+    "selectors": {"shares", "meaning", "near", "keeping", "tiles", "clusters", "votes"},
 }
 """Files that are no plug-ins; all else there must have the form of one."""
 

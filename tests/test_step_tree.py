@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Callable
 from fractions import Fraction
@@ -14,13 +15,16 @@ import pytest
 from tracemill.pipelines.build import Built, build
 from tracemill.pipelines.store import Store
 from tracemill.schemas.errors import RecipeError, RequestRefused
-from tracemill.schemas.recipe import Recipe, parse_recipe
+from tracemill.schemas.recipe import Recipe, load_recipe, parse_recipe
 from tracemill.schemas.request import Completion, Request
 from tracemill.synth.step_tree.evidence import Counts, Rule
 from tracemill.synth.step_tree.interval import interval, wrong_enough
+from tracemill.synth.step_tree.labels import mark_first_errors
 from tracemill.synth.step_tree.layout import Layout
 from tracemill.synth.step_tree.omega import score
+from tracemill.synth.step_tree.tree import Node
 
+RECIPES = Path(__file__).parents[1] / "data" / "recipes"
 RIGHT, WRONG = r"\boxed{7}", r"\boxed{0}"
 Plan = Callable[[int, int, str], list[str]]
 """(height of the prefix, number of the draw, prefix) -> the steps that follow; the last one holds the answer."""
@@ -115,6 +119,18 @@ def test_the_eight_steps_of_the_papers_figure_take_three_probes_and_24_rollouts(
     assert found["trees"].select("rollouts", "stopped").row(0) == (56, "search_limit")
 
 
+def test_of_an_odd_number_of_steps_the_shorter_half_is_probed_first(grown: Grown):
+    def plan(height: int, draw: int, prefix: str) -> list[str]:
+        if height == 0 and draw == 0:
+            return ["a", "b", f"c {WRONG}"]
+        return [f"right {RIGHT if height < 2 else WRONG}"]
+
+    asked: list[Request] = []
+    found = grown(plan, asked=asked, rollouts="fixed", search_limit=1)
+    assert list(Counter(map(height_of, asked))) == [0, 1, 2]
+    assert found["nodes"].filter("is_first_error")["step"].to_list() == ["b"]
+
+
 def test_adaptive_rollouts_find_the_same_error_for_fewer(grown: Grown):
     asked: list[Request] = []
     found = grown(eight, asked=asked, search_limit=1)
@@ -199,6 +215,17 @@ def test_adaptively_a_solution_counts_for_its_own_prefixes_and_what_is_clear_is_
     assert found["trees"]["rollouts"].to_list() == [2 + 1 + 1 + 7 + 7]
 
 
+def test_a_step_behind_one_that_is_unknown_is_no_first_error():
+    root = Node("")
+    unknown = root.add(Node("a"))
+    behind = unknown.add(Node("b", label_hard=0))
+    good = root.add(Node("c", label_hard=1))
+    bad = good.add(Node("d", label_hard=0))
+    worse = bad.add(Node("e", label_hard=0))
+    mark_first_errors(root)
+    assert [node.is_first_error for node in (unknown, behind, good, bad, worse)] == [False, False, False, True, False]
+
+
 # ---- HRM's released trees
 
 
@@ -220,6 +247,19 @@ def test_every_node_is_expanded_breadth_first_and_worth_its_share_of_right_leave
     assert {request.sampling.temperature for request in asked} == {0.1}
     assert asked[0].sampling.stop == ("# Step 2", "# END!")
     assert found["nodes"].filter(pl.col("leaf_kind") == "correct").height == 1
+
+
+def test_in_paragraphs_a_blank_line_ends_a_step_and_the_model_ends_the_solution(grown: Grown):
+    def reply(request: Request) -> str:
+        assert request.sampling.stop == ("\n\n",)
+        return f"done {RIGHT}" if request.prefix or request.index else "first\n\n"
+
+    nodes = grown(reply=reply, search="bfs", steps="paragraphs", branching=2)["nodes"]
+    assert sorted(nodes.filter(pl.col("height") > 0).select("height", "step", "leaf_kind", "mult").rows()) == [
+        (1, f"done {RIGHT}", "correct", 1),
+        (1, "first", None, 1),
+        (2, f"done {RIGHT}", "correct", 2),
+    ]
 
 
 def test_at_the_height_limit_what_has_no_answer_is_a_leaf_that_is_not_right(grown: Grown):
@@ -382,6 +422,26 @@ def test_intervals_are_a_column_and_unknown_labels_are_null(grown: Grown):
     )  # the wrong one came through here
     assert (probed["low"], probed["high"], probed["label_hard"]) == (0.0, 0.975, None)
     assert found["nodes"].filter("is_first_error").height == 0
+
+
+# ---- the small model
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_recipe_that_ships_finds_errors_of_the_small_model(store: Store):
+    pytest.importorskip("vllm", reason="needs vLLM: make demo installs its CPU build")
+    shipped = load_recipe(RECIPES / "step-tree.toml")
+    built = build(shipped.model_copy(update={"source": (shipped.source[0].model_copy(update={"limit": 10}),)}), store)
+    found = read(built)
+    assert found["nodes"].filter("is_first_error").height > 0
+    assert found["trees"].height == 10
+    card = (built.dataset.path / "README.md").read_text()
+    assert "no judgement of the step" in card
+    assert "unknown" in card
+    engine = json.dumps(built.dataset.manifest())
+    assert '"block_size": 32' in engine
+    assert re.search(r'"cached_tokens": [1-9]', engine)
 
 
 # ---- bad input

@@ -8,16 +8,18 @@ decision that is predicted is one that the full protocol would have come to.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from tracemill.synth.engine import together
-from tracemill.synth.hints.outcomes import AT_MOST, OPEN, bits, outcomes
-from tracemill.synth.hints.predictive import Completions
+from tracemill.synth.hints.certain import certain
+from tracemill.synth.hints.outcomes import AT_MOST, OPEN, Outcomes, bits, outcomes
+from tracemill.synth.hints.predictive import Completions, Floats, Ints, Luck
 from tracemill.synth.hints.strategies import (
     NOTHING,
+    Cell,
     Choice,
     Config,
     Count,
@@ -29,16 +31,17 @@ from tracemill.synth.hints.strategies import (
 )
 
 Allocation = Literal["sequential", "fixed"]
+Watch = Callable[[Mapping[Config, Count], float], None]
 Draw = Callable[[Config, int, int], Awaitable[Sequence[str]]]
 """`await draw(config, start, n)`: the verdicts (equal, different, undecided) of the draws start to start + n - 1."""
-Cell = tuple[Config, int]
-"""A configuration and a run of it; run r are the draws r m to (r + 1) m - 1."""
 
-FIRST = 2
+FIRST = 3
 """Draws of each configuration of the first stage before anything is predicted."""
-STEP = 2
-"""Draws of a configuration in a round."""
-TABLES = 1000
+STEP, GROWTH = 2, 2
+"""A round draws 2 of a configuration, or half of what it has where that is more: fewer rounds, for a few draws too many."""
+NEARLY = 1 - 1e-9
+"""What a prediction is worth at most: all 400 tables of one mind are no proof."""
+TABLES = 400
 """Completed tables that a prediction is made from."""
 WORTHY = 0.4
 """Drawn from next is what explains at least this share of what the most telling configuration explains."""
@@ -54,11 +57,12 @@ async def measure(
     confidence: float = 0.95,
     seed_key: str = "",
     rules: Rules | None = None,
+    watch: Watch | None = None,
 ) -> dict[Config, Count]:
     """Draw what `strategies` need to decide on n points, and return the counts.
 
     `confidence` is the probability that the full protocol keeps the same on the draws that were left out; 1 leaves out only
-    what cannot change the decision. What was drawn depends on verdicts and `seed_key`, never on the order in which they come.
+    what cannot change the decision. `watch(table, agree)` is told of every round. What was drawn depends on verdicts and `seed_key`, never on the order in which they come.
     """
     rules = rules or Rules(m=m)
     check(m=rules.m, confidence=confidence, allocation=allocation)
@@ -66,7 +70,7 @@ async def measure(
     wanted = [name for name in strategies if name not in {"none", "all"}]
     if n and wanted:
         if allocation == "sequential" and n <= AT_MOST:
-            await _sequential(n, book, wanted, confidence, seed_key)
+            await _sequential(n, book, wanted, confidence, seed_key, watch)
         else:
             await complete(n, book, wanted)
     return book.table()
@@ -124,10 +128,16 @@ class Book:
 async def complete(n: int, book: Book, strategies: Sequence[str]) -> None:
     """Draw all that the full protocol needs, stage by stage."""
     rules = book.rules
-    while missing := configs_needed(n, strategies, book.table(), rules=rules):
-        first = set(first_stage(n))
-        runs = rules.runs if "cbrs" in strategies else 1
-        await book.more({(c, run): rules.m for c in missing for run in range(runs if c in first else 1)})
+    while cells := lacking(n, book, strategies):
+        await book.more(dict.fromkeys(cells, rules.m))
+
+
+def lacking(n: int, book: Book, strategies: Sequence[str]) -> list[Cell]:
+    """The cells that the full protocol draws next and that are not done."""
+    missing = configs_needed(n, strategies, book.table(), rules=book.rules)
+    first, runs = set(first_stage(n)), book.rules.runs if "cbrs" in strategies else 1
+    cells = [(config, run) for config in missing for run in range(runs if config in first else 1)]
+    return [cell for cell in cells if book.at(cell).total < book.rules.m]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,53 +150,69 @@ class Forecast:
     """By cell that is not done: the share of the disagreement that its count explains."""
 
 
-def forecast(n: int, table: Table, strategies: Sequence[str], rules: Rules, seed_key: str, size: int) -> Forecast:
-    """Complete the table `size` times and see what the strategies decide."""
-    tables = Completions(n, table, rules, seed_key, size)
-    agree, weight = 1.0, dict.fromkeys([], 0.0)
+def forecast(n: int, table: Table, strategies: Sequence[str], rules: Rules, luck: Luck) -> Forecast:
+    """Complete the table many times and see what the strategies decide."""
+    tables = Completions(n, table, rules, luck)
+    agree, weight = 1.0, dict[Cell, float]()
     for name in dict.fromkeys("css" if name == "random" else name for name in strategies):
-        decided, rows = outcomes(name, tables)
-        kept = bits(choose(name, n, table, rules=rules).kept)
-        agree = min(agree, float(np.mean(decided == kept)))
-        values, number = np.unique(decided, return_counts=True)
-        other = (decided != values[np.argmax(number)]) | (decided == OPEN)
-        other = other - other.mean()
-        for cell in tables.open_cells():
-            gain = _explained(tables.column(*cell), other, rows.get(cell[0]))
+        found = outcomes(name, tables)
+        agree = min(agree, float(np.mean(found.kept == bits(choose(name, n, table, rules=rules).kept))))
+        values, number = np.unique(found.kept, return_counts=True)
+        other = (found.kept != values[np.argmax(number)]) | (found.kept == OPEN)
+        for cell, gain in _telling(found, other - other.mean(), tables).items():
             weight[cell] = max(weight.get(cell, 0.0), gain)
     return Forecast(agree, weight)
 
 
-def _explained(column: np.ndarray, other: np.ndarray, rows: np.ndarray | None) -> float:  # type: ignore[type-arg]
-    """The squared covariance with the disagreement over the variance; a column counts only where it is a candidate."""
-    centred = column - column.mean() if rows is None else np.zeros(len(column))
-    if rows is not None:
-        centred[rows] = column[rows] - column[rows].mean()
-    variance = float(np.mean(centred**2))
-    return float(np.mean(centred * other)) ** 2 / variance if variance else 0.0
+def _telling(found: Outcomes, other: Floats, tables: Completions) -> dict[Cell, float]:
+    """How much of the disagreement the next draws of each cell explain: covariance squared over variance.
+
+    Given the right ones among all that a cell lacks, those among the next k are hypergeometric. A cell counts in the tables
+    that look at it.
+    """
+    had = np.array([tables.had(cell).total for cell in found.cells])
+    lacks = np.maximum(0, tables.rules.m - had)
+    k = np.minimum(np.maximum(STEP, had // GROWTH), lacks)
+    cells = len(found.cells)
+
+    def by_cell(values: Floats | Ints) -> Floats:
+        return np.bincount(found.which, weights=values, minlength=cells).astype(np.float64)
+
+    rows = np.maximum(1, by_cell(np.ones(len(found.which))))
+    centred = found.missing - (by_cell(found.missing) / rows)[found.which]
+    share = found.missing / np.maximum(1, lacks)[found.which]
+    part = k / np.maximum(1, lacks)
+    within = part * (lacks - k) / np.maximum(1, lacks - 1) * lacks * by_cell(share * (1 - share))
+    between = part**2 * by_cell(centred**2)
+    covariance = part * by_cell(centred * other[found.tables])
+    gain = np.divide(covariance**2, within + between, out=np.zeros(cells), where=within + between > 0)
+    return {cell: float(gain[i]) for i, cell in enumerate(found.cells) if lacks[i]}
 
 
-async def _sequential(n: int, book: Book, strategies: Sequence[str], confidence: float, seed_key: str) -> None:
-    rules = book.rules
+async def _sequential(
+    n: int, book: Book, strategies: Sequence[str], confidence: float, seed_key: str, watch: Watch | None
+) -> None:
+    luck = Luck(seed_key, TABLES)
     await book.more({(config, 0): FIRST for config in first_stage(n)})
     while True:
         table = book.table()
-        if not configs_needed(n, strategies, table, rules=rules):
-            return
-        seen = forecast(n, table, strategies, rules, seed_key, TABLES)
+        if certain(n, table, strategies, book.rules):
+            seen = Forecast(1.0, {})
+        else:
+            seen = forecast(n, table, strategies, book.rules, luck)
+            seen = replace(seen, agree=min(seen.agree, NEARLY))
+        if watch:
+            watch(table, seen.agree)
         if seen.agree >= confidence:
             return
-        await book.more(_next(n, table, strategies, rules, seen))
+        await book.more(_next(n, book, strategies, seen))
 
 
-def _next(n: int, table: Table, strategies: Sequence[str], rules: Rules, seen: Forecast) -> dict[Cell, int]:
+def _next(n: int, book: Book, strategies: Sequence[str], seen: Forecast) -> dict[Cell, int]:
     """The next round: what explains most; where nothing does, whatever the full protocol would draw."""
     most = max(seen.weight.values(), default=0.0)
-    if most > 0:
-        return {cell: STEP for cell, weight in seen.weight.items() if weight >= WORTHY * most}
-    runs = rules.runs if "cbrs" in strategies else 1
-    missing = configs_needed(n, strategies, table, rules=rules)
-    return {(config, run): STEP for config in missing for run in range(runs if config in set(first_stage(n)) else 1)}
+    cells = [cell for cell, weight in seen.weight.items() if most and weight >= WORTHY * most]
+    return {cell: max(STEP, book.at(cell).total // GROWTH) for cell in cells or lacking(n, book, strategies)}
 
 
 __all__ = ["Allocation", "Book", "Choice", "Draw", "Forecast", "complete", "forecast", "measure"]

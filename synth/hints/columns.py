@@ -8,10 +8,23 @@ from collections.abc import Sequence
 import polars as pl
 import pyarrow as pa
 
+from tracemill.schemas.tables import declared
+
 _COUNT = pa.struct([("correct", pa.int64()), ("total", pa.int64()), ("undecided", pa.int64())])
 _FINDING = pa.struct(
     [("rule", pa.string()), ("weight", pa.string()), ("revision", pa.int64()), ("evidence", pa.string())]
 )
+_PARADOX = {
+    "rule": str,
+    "m": int,
+    "removed": list[int],
+    "joint_correct": int,
+    "joint_total": int,
+    "single_correct": int,
+    "single_total": int,
+    "violation": bool,
+}
+_SEGMENT = {"share": str, "characters": int, "correct": int, "total": int, "undecided": int}
 _CHOICE = pa.struct([("strategy", pa.string()), ("kept_kp_index", pa.list_(pa.int64()))])
 
 OF_THE_PROBLEM = {
@@ -32,6 +45,8 @@ OF_THE_PROBLEM = {
     "all_zero": bool,
     "saturated": bool,
     "css_truncated": bool,
+    "paradox": pa.list_(pa.struct(declared(_PARADOX, where="paradox"))),
+    "curve": pa.list_(pa.struct(declared(_SEGMENT, where="curve"))),
     "leak_report": pa.list_(pa.struct([("kp", pa.int64()), *_FINDING])),
     "solution_from": str,
     "decoding": pa.struct(
@@ -83,8 +98,10 @@ TABLES = {
         "text": str,
         "findings": pa.list_(_FINDING),
     },
+    "paradox": _PARADOX,
+    "curve": _SEGMENT,
 }
-"""The method's own tables: draws by configuration, what each strategy keeps, and what became of every knowledge point."""
+"""The method's own tables: draws by configuration, what each strategy keeps, what became of every point, and two reports."""
 
 _COMMON = ("question", "gold", "model", "source", "licence", "difficulty")
 

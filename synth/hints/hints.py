@@ -23,6 +23,8 @@ from tracemill.synth.hints.prompts import PROMPT, check_layout
 from tracemill.synth.hints.rollouts import Rollouts
 from tracemill.synth.hints.selection import Allocation, Found, Protocol, Strategy, decided
 from tracemill.synth.prompts import check_temperature
+from tracemill.synth.reply import split_reasoning
+from tracemill.synth.roles import THINK
 
 NEEDS = {"solver": ("complete",)}
 TEACHER = "teacher"
@@ -34,6 +36,7 @@ def check(
     strategies: tuple[Strategy, ...],
     m: int,
     evaluate: int,
+    curve: tuple[float, ...],
     confidence: float,
     prompt: str,
     temperature: float | Literal["model"],
@@ -54,6 +57,10 @@ def check(
             raise ValueError(f"{name} = {value}: a number of draws, or 0 for none")
     if not 0.5 < confidence <= 1:
         raise ValueError(f"confidence = {confidence}: more than 0.5 and at most 1, such as 0.95")
+    if any(not 0 <= share < 1 for share in curve) or len({f"{share:g}" for share in curve}) < len(curve):
+        raise ValueError(
+            f"curve = {list(curve)}: shares of a solution from 0 to below 1, each once, such as [0, 0.25, 0.5, 0.75]"
+        )
     check_layout(prompt)
     check_temperature(_number(temperature))
     if temperature == 0:
@@ -69,6 +76,8 @@ async def hints(
     allocation: Allocation = "sequential",
     confidence: float = 0.95,
     evaluate: int = 0,
+    paradox: bool = False,
+    curve: tuple[float, ...] = (),
     prompt: str = PROMPT,
     temperature: float | Literal["model"] = 0.7,
     top_p: float | Literal["model"] = 0.9,
@@ -89,6 +98,9 @@ async def hints(
     strategy decides the prompt; `given` is the source's own choice, its column `kp_kept`. `evaluate` draws so many more of each
     choice, for an accuracy that the choice itself has not made better than it is.
 
+    `paradox` reports where points that may each be left out may not be so together (S-LOO and T-LOO); it draws all `m` of what it
+    compares. `curve` reports right answers by the share of a verified solution that the reply is forced to begin with.
+
     `prompt` has places for {question} and {hints}. `temperature` and `top_p` are KnowRL's; `model` takes the model's own.
     """
     if "given" in strategies and problem.kp_kept is None:
@@ -100,6 +112,7 @@ async def hints(
     sampling = Sampling(temperature=_number(temperature), top_p=_number(top_p))
     rollouts = Rollouts(problem, engine, prompt, sampling)
     maker = _Maker(
+        curve=bool(curve),
         problem=problem,
         engine=engine,
         rollouts=rollouts,
@@ -112,7 +125,15 @@ async def hints(
     if isinstance(made, Rejection):
         return Outcome(rejections=[(None, made)])
     rollouts.points = tuple(point.text for point in made.points if point.kept)
-    protocol = Protocol(strategies=strategies, m=m, allocation=allocation, confidence=confidence, evaluate=evaluate)
+    protocol = Protocol(
+        strategies=strategies,
+        m=m,
+        allocation=allocation,
+        confidence=confidence,
+        evaluate=evaluate,
+        paradox=paradox,
+        curve=curve,
+    )
     return (await decided(rollouts, made, protocol)).outcome()
 
 
@@ -132,6 +153,7 @@ class _Maker:
     most: int
     longest: int
     leak_samples: int
+    curve: bool
 
     async def take(self, texts: tuple[str, ...]) -> Found:
         """Given points: looked at, and kept."""
@@ -139,7 +161,7 @@ class _Maker:
         report(points, self._secrets(self.problem.solution))
         place = places(points)
         given = sorted({place[number] for number in self.problem.kp_kept or () if number in place})
-        return Found(points, "", tuple(given))
+        return Found(points, "", tuple(given), await self._known_solution())
 
     async def extract(self) -> Found | Rejection:
         """Points of a verified solution that passed the gate, or why there are none."""
@@ -161,7 +183,14 @@ class _Maker:
             sampling=self.rollouts.sampling,
         )
         await gate.pass_through(points)
-        return Found(points, solution.origin)
+        return Found(points, solution.origin, solution=split_reasoning(solution.text, THINK)[1])
+
+    async def _known_solution(self) -> str | None:
+        """The source's solution, where it verifies."""
+        text = self.problem.solution
+        if not self.curve or not text or not text.strip():
+            return None
+        return text if (await self.engine.verify(text, self.problem.gold)).status == "equal" else None
 
     def _secrets(self, solution: str | None) -> Secrets:
         return Secrets(self.problem.gold, self.problem.question, solution)

@@ -2,29 +2,32 @@
 
 The prior is a mixture over how a problem's configurations hang together: in one part they all have the same accuracy, in the others
 their accuracies scatter around a mean of the problem, as Beta(a mu, a (1 - mu)). Mean, scatter and accuracies lie on grids, with the
-ends 0 and 1 among them, so all sums are exact but for rounding. Ties, problems that nothing helps with and problems that need no
-help so have weight of their own; an independent uniform prior has none and takes small samples for large gaps.
+ends 0 and 1 among them, so every sum is finite and small. Ties, problems that nothing helps with and problems that need no help so
+have weight of their own; an independent uniform prior has none and takes the gaps of small samples for real.
 
-A posterior probability is a martingale, so under this prior it may be looked at after every draw, and stopping where it says 0.95
-is right at least 95 times of 100. What it is worth where the prior is wrong is measured: docs/benchmarks.md.
+A posterior probability is a martingale: under this prior it may be looked at after every draw, and stopping where it says 0.95 is right
+at least 95 times of 100. What it is worth on problems that the prior did not think of is measured, docs/benchmarks.md.
 """
 
 import hashlib
+from collections import Counter
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from tracemill.synth.hints.strategies import NOTHING, Config, Rules, Table
+from tracemill.synth.hints.strategies import NOTHING, Cell, Config, Count, Rules, Table
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Truths = npt.NDArray[np.bool_]
 
 POINTS = 40
 """The accuracies are sin^2(pi j / 80), j = 0 to 40: dense at both ends, as the spread of a share asks for."""
-MEANS = 15
-SCATTER = (1.5, 6.0, 24.0)
-"""a of the Beta: from nearly anything to a standard deviation of 0.1 around one half."""
+MEANS = 9
+SCATTER = (0.3, 1.5, 6.0, 24.0)
+"""a of the Beta: from nearly all or nothing to a standard deviation of 0.1 around one half."""
 EQUAL = 0.25
 """The weight of the part in which all configurations are the same."""
 
@@ -34,7 +37,6 @@ ACCURACY: Floats = np.sin(np.pi * np.arange(POINTS + 1) / (2 * POINTS)) ** 2
 @lru_cache(maxsize=1)
 def prior() -> tuple[Floats, Floats]:
     """The parts of the mixture: log weight (parts,), and the distribution of an accuracy in each (parts, points)."""
-    equal = np.eye(POINTS + 1)
     fine = (np.arange(-8, 8) + 0.5) / 16
     angle = (np.arange(POINTS + 1)[:, None] + fine) * np.pi / (2 * POINTS)
     right, wrong = np.log(np.sin(angle) ** 2), np.log(np.cos(angle) ** 2)
@@ -45,88 +47,94 @@ def prior() -> tuple[Floats, Floats]:
             log = (a * mean - 0.5) * right + (a * (1 - mean) - 0.5) * wrong
             mass = np.exp(log - log.max()).sum(axis=1)
             shapes.append(mass / mass.sum())
-    parts = np.vstack([equal, *shapes])
-    weight = np.full(len(parts), (1 - EQUAL) / len(shapes))
-    weight[: len(equal)] = EQUAL / len(equal)
-    return np.log(weight), parts
+    equal = np.eye(POINTS + 1)
+    weight = [np.full(len(equal), EQUAL / len(equal)), np.full(len(shapes), (1 - EQUAL) / len(shapes))]
+    return np.log(np.concatenate(weight)), np.vstack([equal, *shapes])
 
 
-@lru_cache(maxsize=64)
-def binomial(n: int) -> Floats:
-    """Distribution functions of the number of right answers among n, for each accuracy: (points, n + 1)."""
-    chance = np.zeros((POINTS + 1, n + 1))
-    chance[:, 0] = 1.0
-    for _ in range(n):
-        chance[:, 1:] = chance[:, 1:] * (1 - ACCURACY)[:, None] + chance[:, :-1] * ACCURACY[:, None]
-        chance[:, 0] *= 1 - ACCURACY
-    return np.cumsum(chance, axis=1)
+@lru_cache(maxsize=4)
+def binomials(m: int) -> Floats:
+    """Distribution functions of right answers among 0 to m draws, by accuracy: flat over (draws, points, m + 1), each one 2 higher."""
+    rows = np.zeros((m + 1, POINTS + 1, m + 1))
+    rows[0, :, 0] = 1.0
+    for k in range(m):
+        rows[k + 1] = rows[k] * (1 - ACCURACY)[:, None]
+        rows[k + 1, :, 1:] += rows[k, :, :-1] * ACCURACY[:, None]
+    return _flat(np.cumsum(rows, axis=2))
 
 
 class Completions:
-    """`size` tables with m draws everywhere, as they may come to be from the one at hand; a column is one configuration's counts."""
+    """`size` tables with m draws everywhere, as they may come to be from the one at hand."""
 
-    def __init__(self, n: int, table: Table, rules: Rules, seed_key: str, size: int) -> None:
-        self.n, self.rules, self.size = n, rules, size
-        self._table, self._seed = table, seed_key
-        self._columns: dict[tuple[Config, int], Ints] = {}
-        self._accuracies: dict[Config, Ints] = {}
+    def __init__(self, n: int, table: Table, rules: Rules, luck: "Luck") -> None:
+        self.n, self.table, self.rules, self.luck, self.size = n, table, rules, luck, luck.size
         log, parts = prior()
-        drawn = {config: count.sum for config, count in table.items() if count.sum.total}
+        drawn = Counter((count.sum.correct, count.sum.total) for count in table.values())
         with np.errstate(divide="ignore"):
-            for count in drawn.values():
-                log = log + np.log(parts @ _likelihood(count.correct, count.total))
+            for (right, total), times in drawn.items():
+                log = log + times * np.log(parts @ likelihood(right, total))
         weight = np.cumsum(np.exp(log - log.max()))
-        spread = (np.arange(size) + 0.5) / size
-        which = np.searchsorted(weight, spread * weight[-1])
-        self._used, self._part = np.unique(which, return_inverse=True)
-        self._parts = parts[self._used]
+        spread = (np.arange(self.size) + 0.5) / self.size
+        used, self._part = np.unique(np.searchsorted(weight, spread * weight[-1]), return_inverse=True)
+        self._parts = parts[used]
 
-    def column(self, config: Config, run: int = 0) -> Ints:
-        """Right answers among the m of a run of a configuration, in each of the completed tables."""
-        if (config, run) not in self._columns:
-            count = self._table.get(config, NOTHING)
-            had = (count, *count.runs)[run] if run <= len(count.runs) else NOTHING
-            left = max(0, self.rules.m - had.total)
-            more = _pick(binomial(left), self._accuracy(config), self._uniform(f"{config}|{run}")) if left else 0
-            self._columns[config, run] = had.correct + more + np.zeros(self.size, np.int64)
-        return self._columns[config, run]
+    def had(self, cell: Cell) -> Count:
+        """What a cell holds so far."""
+        count = self.table.get(cell[0], NOTHING)
+        return (count, *count.runs)[cell[1]] if cell[1] <= len(count.runs) else NOTHING
 
-    def open_cells(self) -> dict[tuple[Config, int], int]:
-        """The cells that were looked at and are not done, with the draws that each lacks."""
-        lacks = {}
-        for config, run in self._columns:
-            count = self._table.get(config, NOTHING)
-            had = (count, *count.runs)[run] if run <= len(count.runs) else NOTHING
-            if had.total < self.rules.m:
-                lacks[config, run] = self.rules.m - had.total
-        return lacks
+    def missing(self, cells: Sequence[Cell], which: Ints, tables: Ints) -> Ints:
+        """Right answers among the draws that cells still lack: of cell `which[i]` in table `tables[i]`."""
+        lacks = np.array([max(0, self.rules.m - self.had(cell).total) for cell in cells])
+        configs = list(dict.fromkeys(config for config, _ in cells))
+        number = {config: i for i, config in enumerate(configs)}
+        of_cell = np.array([number[config] for config, _ in cells])
+        accuracy = self._accuracy(configs, of_cell[which], tables)
+        chance = self.luck.of([f"{config}|{run}" for config, run in cells])[which, tables]
+        return pick(binomials(self.rules.m), lacks[which] * (POINTS + 1) + accuracy, self.rules.m + 1, chance)
 
-    def _accuracy(self, config: Config) -> Ints:
-        if config not in self._accuracies:
-            count = self._table.get(config, NOTHING).sum
-            mass = np.cumsum(self._parts * _likelihood(count.correct, count.total), axis=1)
-            self._accuracies[config] = _pick(mass / mass[:, -1:], self._part, self._uniform(str(config)))
-        return self._accuracies[config]
-
-    def _uniform(self, name: str) -> Floats:
-        """Numbers between 0 and 1 that depend on problem and name alone, so that rounds are compared on equal luck."""
-        return _uniforms(f"{self._seed}|{name}", self.size)
+    def _accuracy(self, configs: Sequence[Config], which: Ints, tables: Ints) -> Ints:
+        """Draw the accuracy of each configuration from what its problem and its own draws say; a place on the grid."""
+        counts = [self.table.get(config, NOTHING).sum for config in configs]
+        kinds = {pair: i for i, pair in enumerate(dict.fromkeys((c.correct, c.total) for c in counts))}
+        kind = np.array([kinds[c.correct, c.total] for c in counts])
+        mass = np.cumsum([self._parts * likelihood(*pair) for pair in kinds], axis=2).reshape(-1, POINTS + 1)
+        row = kind[which] * len(self._parts) + self._part[tables]
+        chance = self.luck.of([str(config) for config in configs])[which, tables]
+        return pick(_flat(mass / mass[:, -1:]), row, POINTS + 1, chance)
 
 
-def _pick(cumulative: Floats, row: Ints, luck: Floats) -> Ints:
-    """For each number of `luck`, the first column at which the distribution function in its row is above it."""
-    wide = cumulative.shape[1]
-    flat = (np.minimum(cumulative, 1.0) + 2 * np.arange(len(cumulative))[:, None]).ravel()
-    found = np.searchsorted(flat, 2 * row + luck, side="right") - row * wide
-    return np.clip(found, 0, wide - 1)
+class Luck:
+    """Numbers between 0 and 1 that depend on problem and name alone, so that rounds are compared on equal luck."""
+
+    def __init__(self, seed_key: str, size: int) -> None:
+        self.seed_key, self.size = seed_key, size
+        self._made: dict[str, Floats] = {}
+
+    def of(self, names: Sequence[str]) -> Floats:
+        """A row of `size` for each name."""
+        for name in names:
+            if name not in self._made:
+                raw = hashlib.shake_256(f"{self.seed_key}|{name}".encode()).digest(4 * self.size)
+                self._made[name] = (np.frombuffer(raw, "<u4") + 0.5) / float(1 << 32)
+        return np.array([self._made[name] for name in names])
+
+
+def _flat(cumulative: Floats) -> Floats:
+    """Distribution functions one behind the other, each 2 higher than the one before, for one search in all of them."""
+    rows: Floats = np.minimum(cumulative, 1.0).reshape(-1, cumulative.shape[-1])
+    higher: Floats = rows + 2.0 * np.arange(len(rows))[:, None]
+    return higher.ravel()
+
+
+def pick(flat: Floats, row: Ints, wide: int, chance: Floats) -> Ints:
+    """The first place at which the distribution function in a row is above the number drawn."""
+    place: Ints = np.searchsorted(flat, 2 * row + chance, side="right") - row * wide
+    return np.minimum(place, wide - 1)
 
 
 @lru_cache(maxsize=4096)
-def _likelihood(correct: int, total: int) -> Floats:
-    return ACCURACY**correct * (1 - ACCURACY) ** (total - correct)
-
-
-@lru_cache(maxsize=2048)
-def _uniforms(seed: str, size: int) -> Floats:
-    raw = np.frombuffer(hashlib.shake_256(seed.encode()).digest(8 * size), np.uint64)
-    return (raw >> np.uint64(11)) / float(1 << 53)
+def likelihood(correct: int, total: int) -> Floats:
+    """Of the counts, by accuracy."""
+    found: Floats = ACCURACY**correct * (1 - ACCURACY) ** (total - correct)
+    return found

@@ -8,6 +8,7 @@ from tracemill.schemas.rows import Outcome, Trace
 from tracemill.synth.engine import together
 from tracemill.synth.hints.allocation import Allocation, measure
 from tracemill.synth.hints.knowledge import Point
+from tracemill.synth.hints.reports import Paradox, curve, paradoxes, plain, tally
 from tracemill.synth.hints.rollouts import Rollouts
 from tracemill.synth.hints.strategies import (
     NOTHING,
@@ -35,6 +36,8 @@ class Found:
     """Whose solution they are from: source, or the role that wrote it; empty for given points."""
     given: Config | None = None
     """What the source chose of those that are kept."""
+    solution: str | None = None
+    """One that verifies, where it is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +49,8 @@ class Protocol:
     allocation: Allocation
     confidence: float
     evaluate: int
+    paradox: bool
+    curve: Sequence[float]
 
     @property
     def rules(self) -> Rules:
@@ -82,11 +87,16 @@ async def decided(rollouts: Rollouts, found: Found, protocol: Protocol) -> "Deci
     kept = sorted({choice.kept for choice in choices.values()})
     shown = {choices[protocol.strategies[0]].kept} if protocol.evaluate else set(kept)
     bare = sorted(config for config in shown if not table.get(config, NOTHING).total)
-    table |= dict(
-        zip(bare, map(_count, await together(rollouts.statuses(c, 0, protocol.m) for c in bare)), strict=True)
-    )
+    table |= dict(zip(bare, map(tally, await together(rollouts.statuses(c, 0, protocol.m) for c in bare)), strict=True))
     fresh = await together(rollouts.fresh(config, protocol.evaluate) for config in kept)
-    return Decided(rollouts, found, protocol, table, choices, dict(zip(kept, map(_count, fresh), strict=True)))
+    paradox = await paradoxes(rollouts, protocol.rules) if protocol.paradox else []
+    segments = await curve(rollouts, found.solution, protocol.curve, protocol.m) if found.solution else []
+    return Decided(
+        *(rollouts, found, protocol, table, choices),
+        fresh=dict(zip(kept, map(tally, fresh), strict=True)),
+        paradox=paradox,
+        curve=segments,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +110,8 @@ class Decided:
     choices: Mapping[Strategy, Choice]
     fresh: Mapping[Config, Count]
     """Draws of the kept configurations that no choice rests on."""
+    paradox: Sequence[Paradox]
+    curve: Sequence[Mapping[str, Any]]
 
     @property
     def n(self) -> int:
@@ -122,10 +134,12 @@ class Decided:
             )
             for rollout in rollouts.drawn(kept)
         ]
-        tables = {
+        tables: dict[str, list[dict[str, Any]]] = {
             "subset_accuracies": [self._accuracy(config) for config in self.table],
             "choices": [self._choice(name) for name in self.protocol.strategies],
-            "knowledge_points": list(self._points()),
+            "knowledge_points": self._points(),
+            "paradox": [paradox.row() for paradox in self.paradox],
+            "curve": [dict(segment) for segment in self.curve],
         }
         return Outcome(traces=traces, tables=tables)
 
@@ -143,10 +157,12 @@ class Decided:
             "hint_correct": count.correct,
             "hint_total": count.total,
             "hint_undecided": count.undecided,
-            "acc_table": [{"key": self._key(c), "value": _plain(self.table[c].sum)} for c in sorted(self.table)],
+            "acc_table": [{"key": self._key(c), "value": plain(self.table[c].sum)} for c in sorted(self.table)],
             **{name: list(getattr(css, name)) if css else None for name in ("h_set", "n_set", "c_set")},
             **{name: getattr(choice, name) for name in ("guard_empty", "all_zero", "saturated")},
             "css_truncated": css.css_truncated if css else None,
+            "paradox": [paradox.row() for paradox in self.paradox] if self.protocol.paradox else None,
+            "curve": list(self.curve) if self.protocol.curve and self.found.solution else None,
             "leak_report": [finding for point in self.found.points for finding in _findings(point)],
             "solution_from": self.found.origin or None,
             "decoding": {
@@ -165,9 +181,9 @@ class Decided:
         return {
             "config": self._key(config),
             "n_kept": len(config),
-            **_plain(count.sum),
+            **plain(count.sum),
             "kept_by": [name for name, choice in self.choices.items() if choice.kept == config],
-            "runs": [_plain(run) for run in (count, *count.runs)] if count.runs else None,
+            "runs": [plain(run) for run in (count, *count.runs)] if count.runs else None,
         }
 
     def _choice(self, name: Strategy) -> dict[str, Any]:
@@ -176,8 +192,8 @@ class Decided:
             "strategy": name,
             "kept_kp_index": list(choice.kept),
             "n_kept": len(choice.kept),
-            **_plain(self.table.get(choice.kept, NOTHING).sum),
-            **{f"fresh_{key}": value for key, value in _plain(self.fresh[choice.kept]).items()},
+            **plain(self.table.get(choice.kept, NOTHING).sum),
+            **{f"fresh_{key}": value for key, value in plain(self.fresh[choice.kept]).items()},
             "rollouts": self._cost(name),
             **{flag: getattr(choice, flag) for flag in ("guard_empty", "all_zero", "saturated")},
             "truncated": choice.css_truncated,
@@ -215,14 +231,6 @@ class Decided:
     def _key(self, config: Config) -> str:
         """The released name of a configuration: kept places with commas, `*` for all, empty for none."""
         return "*" if config and len(config) == self.n else ",".join(map(str, config))
-
-
-def _count(statuses: Sequence[str]) -> Count:
-    return Count(statuses.count("equal"), len(statuses), statuses.count("undecided"))
-
-
-def _plain(count: Count) -> dict[str, int]:
-    return {"correct": count.correct, "total": count.total, "undecided": count.undecided}
 
 
 def _findings(point: Point) -> list[dict[str, Any]]:

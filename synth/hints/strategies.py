@@ -15,6 +15,8 @@ from fractions import Fraction
 from itertools import combinations
 
 Config = tuple[int, ...]
+Cell = tuple[Config, int]
+"""A configuration and a run of it: run r is the draws r m to (r + 1) m - 1, and all strategies but CBRS look at run 0."""
 
 STRATEGIES = ("none", "all", "random", "max_score", "s_loo", "t_loo", "cbrs", "css")
 TOLERANCE = {"s_loo": 0, "t_loo": 1}

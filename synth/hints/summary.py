@@ -1,6 +1,6 @@
 """The strategies side by side: how many answers are right with what each keeps, how many points that is, and what it cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -14,14 +14,19 @@ def summary(
     tables: Mapping[str, pl.LazyFrame],
     strategies: Sequence[str],
     evaluate: int,
+    m: int,
 ) -> Summary:
-    """A row a strategy. Every problem weighs the same, and intervals are over problems."""
+    """A row a strategy, every problem weighing the same, with intervals over problems; the reports stand in the note."""
     choices = tables["choices"].select(
         "strategy", "n_kept", "correct", "total", "fresh_correct", "fresh_total", "rollouts", "guard_empty"
     )
     found = choices.collect(engine="streaming").partition_by("strategy", as_dict=True)
     rows = [_row(name, found[name,], evaluate) for name in strategies if (name,) in found]
-    return Summary(title="Strategies", rows=rows, note=_note(evaluate))
+    return Summary(
+        title="Strategies",
+        rows=rows,
+        note=" ".join([_note(evaluate), *_redundancy(tables, m), *_paradoxes(tables), *_curve(tables)]),
+    )
 
 
 def _row(name: str, choices: pl.DataFrame, evaluate: int) -> dict[str, Any]:
@@ -54,3 +59,55 @@ def _note(evaluate: int) -> str:
         f"Means over problems with 95 % intervals. {how}. Rollouts are those of the configurations that a strategy compares; "
         "strategies share them."
     )
+
+
+def _redundancy(tables: Mapping[str, pl.LazyFrame], m: int) -> Iterator[str]:
+    """Of the points whose removal was measured in full, how many are not missed, and how many do harm among the others.
+
+    One sample either way is no difference: not stated in the paper; our default.
+    """
+    counts = tables["subset_accuracies"].filter(pl.col("total") >= m)
+    shown = counts.filter(pl.col("config") == "*").select(
+        "problem_id", n=pl.col("n_kept"), all_correct=pl.col("correct"), all_total=pl.col("total")
+    )
+    gain = pl.col("correct") * pl.col("all_total") - pl.col("all_correct") * pl.col("total")
+    sample = pl.col("total") * pl.col("all_total") // m
+    points, redundant, harmful = (
+        counts.join(shown, on="problem_id")
+        .filter(pl.col("n_kept") == pl.col("n") - 1)
+        .select(points=pl.len(), redundant=(gain >= -sample).sum(), harmful=(gain > sample).sum())
+        .collect(engine="streaming")
+        .row(0)
+    )
+    if points:
+        yield (
+            f"Of {points} points whose removal from all was measured in full, {redundant} are not missed ({redundant / points:.0%}) "
+            f"and {harmful} ({harmful / points:.0%}) cost right answers beside the others."
+        )
+
+
+def _paradoxes(tables: Mapping[str, pl.LazyFrame]) -> Iterator[str]:
+    """By rule and number of points left out: how often they are missed more together than one by one, and by how much then."""
+    single = pl.col("single_correct") / pl.col("single_total")
+    drop = 100 * (single - pl.col("joint_correct") / pl.col("joint_total"))
+    found = (
+        tables["paradox"]
+        .group_by("rule", "m")
+        .agg(pl.len(), pl.col("violation").sum().alias("violated"), drop.filter("violation").mean().alias("drop"))
+        .sort("rule", "m")
+        .collect(engine="streaming")
+    )
+    for (rule,), group in found.partition_by("rule", as_dict=True, maintain_order=True).items():
+        parts = [
+            f"{m} points: {violated} of {count}" + (f" (mean drop {drop:.1f} points of 100)" if violated else "")
+            for _, m, count, violated, drop in group.iter_rows()
+        ]
+        yield f"Left out by {rule}, and missed more together than one by one: {'; '.join(parts)}."
+
+
+def _curve(tables: Mapping[str, pl.LazyFrame]) -> Iterator[str]:
+    """Accuracy by the share of the solution that is given, every problem weighing the same."""
+    accuracy = (100 * pl.col("correct") / pl.col("total")).mean()
+    found = tables["curve"].group_by("share").agg(accuracy.alias("accuracy")).sort("share").collect(engine="streaming")
+    if found.height:
+        yield f"Right by the share of a solution that is given: {', '.join(f'{share}: {a:.1f} %' for share, a in found.iter_rows())}."

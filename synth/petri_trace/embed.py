@@ -31,7 +31,7 @@ def encoder(name: str) -> Any:
     except ModuleNotFoundError:
         raise ValueError("embedder: needs the sentence-transformers package: pip install 'tracemill[embed]'") from None
     try:
-        return SentenceTransformer(name, device="cpu")
+        return SentenceTransformer(name, device="cpu", model_kwargs={"use_safetensors": True})
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"embedder = {name!r}: no sentence-transformers model could be loaded: {error}") from error
 

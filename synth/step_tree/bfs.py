@@ -44,12 +44,13 @@ async def _level(search: Search, frontier: Sequence[Node], branching: int, level
 async def _expand(search: Search, node: Node, drawn: Sequence[Completion]) -> None:
     if node in search.refused:
         node.leaf_kind = "error"
+    before = search.layout.prefix(node.steps(), opened=True) or ""
     for completion in drawn:
         step, last = search.layout.one(completion.text, finished=not completion.truncated)
         child = search.child(node, step, last=last, key=completion.key)
         if not step:
             child.leaf_kind = "error"
         elif last:
-            child.leaf_kind = leaf_kind((await search.verdict(node, completion)).correct)
+            child.leaf_kind = leaf_kind((await search.verdict(before, completion)).correct)
         elif completion.truncated:
             child.leaf_kind = "height_limit"

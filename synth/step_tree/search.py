@@ -74,8 +74,9 @@ class Search:
         )
         for node, found in await self._ask(wants, sampling, opened=False):
             self.counts.setdefault(node, Counts())
+            before = self.layout.prefix(node.steps()) or ""
             for completion in found:
-                self._count(node, completion, await self.verdict(node, completion), grow)
+                self._count(node, completion, await self.verdict(before, completion), grow)
 
     async def draw_steps(self, wants: Sequence[tuple[Node, int]], height: int) -> list[tuple[Node, list[Completion]]]:
         """Draw so many next steps of each of these nodes, all at once; they lead to `height`. Nothing is counted yet."""
@@ -87,10 +88,9 @@ class Search:
         while wants := [(node, n) for node in nodes if node not in self.refused and (n := self._more(node))]:
             await self.draw(wants, grow=grow)
 
-    async def verdict(self, node: Node, completion: Completion) -> Verdict:
-        """On the whole solution, of which `completion` is what follows the node."""
-        whole = (self.layout.prefix(node.steps()) or "") + completion.text
-        return await self.engine.verify(replace(completion, text=whole), self.problem.gold)
+    async def verdict(self, before: str, completion: Completion) -> Verdict:
+        """On a whole solution: the text `before`, and what the model went on with."""
+        return await self.engine.verify(replace(completion, text=before + completion.text), self.problem.gold)
 
     def count(self, node: Node, correct: bool | None) -> None:
         """One more continuation of this prefix has this outcome."""
