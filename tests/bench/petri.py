@@ -19,6 +19,7 @@ from pathlib import Path
 
 from common import scratch, table
 
+from tracemill.pipelines.collector import collected_rarely
 from tracemill.schemas.recipe import EngineTable, ModelTable
 from tracemill.schemas.rows import Problem
 from tracemill.synth.engine import Workshop
@@ -180,7 +181,8 @@ def main() -> None:
     parser.add_argument("--only", choices=("checks", "engine"))
     options = parser.parse_args()
     if options.only != "engine":
-        checks(options.checked)
+        with collected_rarely():  # as in a build
+            checks(options.checked)
     if options.only != "checks":
         with scratch() as folder:
             asyncio.run(written(folder, options.nets, options.rounds))
