@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,17 @@ from tracemill.pipelines import catalog, options
 from tracemill.pipelines.build import Built, build
 from tracemill.pipelines.store import Store
 from tracemill.schemas import errors
-from tracemill.schemas.recipe import Budget, EmbedderTable, EngineTable, ModelTable, Recipe, Source, VerifyTable, load_recipe
+from tracemill.schemas.recipe import (
+    Budget,
+    EmbedderTable,
+    EngineTable,
+    ModelTable,
+    Recipe,
+    Source,
+    Step,
+    VerifyTable,
+    load_recipe,
+)
 from tracemill.schemas.request import Sampling
 from tracemill.synth import mixchain
 from tracemill.synth.models import open_role
