@@ -13,7 +13,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from tracemill.pipelines.outcomes import Record
 from tracemill.pipelines.plan import Plan, code_hash, resolve
 from tracemill.pipelines.progress import Report
 from tracemill.pipelines.readers import Resolve
+from tracemill.pipelines.sharing import Shared
 from tracemill.pipelines.sources import read_source, source_hash, source_key
 from tracemill.pipelines.spool import Spool
 from tracemill.pipelines.staging import Staged, stage
@@ -35,7 +36,6 @@ from tracemill.pipelines.synthesize import Tally, synthesize, too_many
 from tracemill.schemas.errors import CountsDiffer, Interrupted, LockHeld, RecipeError, TooManyFailures
 from tracemill.schemas.recipe import Recipe
 from tracemill.schemas.rows import Problem, draw
-from tracemill.schemas.tables import NO_COLUMNS
 from tracemill.synth.backends.scripted import Reply
 from tracemill.synth.engine import Workshop
 from tracemill.synth.journal import Journal
@@ -48,6 +48,8 @@ class Built:
     dataset: Dataset
     tally: Tally
     why_partial: str | None = None
+    shared: Shared = field(default_factory=Shared)
+    """What the version has in common with older ones, on the disk too."""
 
     def summary(self) -> dict[str, Any]:
         """The last line of `tracemill build --json`."""
@@ -91,16 +93,16 @@ def build(
             why_partial = _why_partial(tally, spool, partial=partial)
             _refuse_if_all_failed(tally)
             report.step("staging")
-            staged = stage(_records(spool, tally), work / "staged", plan.columns or NO_COLUMNS, plan.own_tables)
+            staged = stage(_records(spool, tally), work / "staged", plan.columns, plan.own_tables)
             _all_there(staged, spool, why_partial)
             report.step("filtering and selecting")
             decisions = decide(plan, staged.traces.scan(), staged.problems.scan())
             report.step("committing")
-            dataset = _commit(plan, store, spool, shop, staged, decisions, tally, why_partial)
+            dataset, shared = _commit(plan, store, spool, shop, staged, decisions, tally, why_partial)
             staged.remove()
         finally:
             shop.journal.close()
-    built = Built(dataset, tally, why_partial)
+    built = Built(dataset, tally, why_partial, shared)
     report.done(built)
     return built
 
@@ -194,7 +196,7 @@ def _commit(
     decisions: Decisions,
     tally: Tally,
     why_partial: str | None,
-) -> Dataset:
+) -> tuple[Dataset, Shared]:
     lost = [as_rejected(r.problem_id, r.reason, r.evidence, r.row) for r in spool.source_rejections()]
     hashes = [source_hash(source, resolve=_resolver(store)) for source in plan.recipe.source]
     accuracy, summary = accuracy_of(plan, staged), summary_of(plan, staged)
@@ -204,20 +206,21 @@ def _commit(
             (folder := draft.path / "views" / name).mkdir(parents=True)
             if write_view(view, draft.path, folder / "train-00000-of-00001.parquet") == 0:
                 shutil.rmtree(folder)  # no trainer can load a table without rows
-        return draft.commit(
+        dataset = draft.commit(
             recipe_toml=resolved_toml(plan.recipe),
             identity=identity_of(plan, hashes),
             manifest=made_from(plan, hashes, staged, decisions, lost, tally, accuracy, summary, why_partial),
             complete=why_partial is None,
             card=card_of(plan, accuracy, summary),
         )
+        return dataset, draft.shared
 
 
 def _resolver(store: Store) -> Resolve:
     """How a source's `ref` becomes files: the Parquet files of a table in this store."""
 
     def files(ref: str) -> list[Path]:
-        return store.open(ref).files(parse_ref(ref).table or "rows")
+        return store.hold(store.open(ref)).files(parse_ref(ref).table or "rows")
 
     return files
 

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tracemill.pipelines.manifest import licences
+
 SIZES = (
     (1_000, "n<1K"),
     (10_000, "1K<n<10K"),
@@ -71,7 +73,7 @@ def front_matter(manifest: Mapping[str, Any], facts: CardFacts) -> str:
     rows = manifest["tables"]["rows"]["rows"]
     size = next((name for bound, name in SIZES if rows < bound), "n>10M")
     tags = dict.fromkeys(["tracemill", "reasoning", *facts.tags])
-    lines = [f"pretty_name: {_json(manifest['name'])}", *_licence_lines(_licences(manifest))]
+    lines = [f"pretty_name: {_json(manifest['name'])}", *_licence_lines(licences(manifest))]
     lines += [f"tags: {_json(list(tags))}", f"size_categories: {_json([size])}"]
     lines += ["configs:"] if listed else []
     for table in listed:
@@ -219,14 +221,9 @@ def _limits(manifest: Mapping[str, Any], facts: CardFacts) -> str:
     limits = list(facts.limits)
     if any(not (m.get("verified") and m.get("revision")) for m in manifest.get("models", {}).values()):
         limits.append("A model's revision is unverified: another model may answer to the same name.")
-    if "unknown" in _licences(manifest):
+    if "unknown" in licences(manifest):
         limits.append("The licence of a source is unknown: find out before you publish or train on it.")
     return "## Known limits\n\n" + "\n".join(f"- {_cell(limit)}" for limit in limits) if limits else ""
-
-
-def _licences(manifest: Mapping[str, Any]) -> list[str]:
-    stated = (str(source.get("licence") or "unknown").strip() for source in manifest.get("sources", ()))
-    return sorted(set(stated)) or ["unknown"]
 
 
 def _licence_lines(licences: Sequence[str]) -> list[str]:

@@ -6,14 +6,25 @@ import importlib.metadata
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tracemill.schemas.errors import DiskFull, EngineLost, RecipeError, TracemillError
+from tracemill.pipelines import cli_store
+from tracemill.pipelines.cli_base import (
+    STORE,
+    JsonOption,
+    QuietOption,
+    RecipeArgument,
+    RefArgument,
+    SetOption,
+    StoreOption,
+)
+from tracemill.pipelines.cli_base import errors as _errors
+from tracemill.pipelines.cli_base import opened_store as _store
+from tracemill.schemas.errors import RecipeError
+from tracemill.schemas.recipe import FORMATS
 
 if TYPE_CHECKING:
     from tracemill.pipelines.build import Built
@@ -25,36 +36,13 @@ app = typer.Typer(
     name="tracemill",
     help="Turn problems into verified, versioned reasoning data with a real model, and survive kill -9.",
     epilog="A first try that needs no model: tracemill build demo-scripted. Exit codes: 0 done; 2 the recipe, an input or a "
-    "server is wrong, nothing was sampled; 3 the engine was lost, run again; 4 stopped by a promise, the message says which; "
+    "server is wrong, nothing was sampled; 3 the engine or the Hub was lost, run again; 4 stopped by a promise, the message says which; "
     "5 a budget was reached, a partial version stands; 6 disk full; 130 and 143 interrupted, run again.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one that ships, such as demo-scripted.")
-]
-StoreOption = Annotated[
-    Path, typer.Option("--store", envvar="TRACEMILL_STORE", help="The folder of datasets and journal, on a local disk.")
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Override a key of the recipe, such as synth.n=4 or source.0.path=x.jsonl; repeatable.",
-    ),
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="End with one line of JSON on stdout; progress goes to stderr.")
-]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the version's path.")]
-RefArgument = Annotated[
-    str, typer.Argument(metavar="REF", help="NAME, for its newest complete version, or NAME@VERSION.")
-]
-STORE = Path("data/store")
 
 
 def _print_version(asked: bool) -> None:
@@ -95,7 +83,7 @@ def curate(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Verify, filter and commit traces that exist already; nothing is sampled."""
+    """Verify, filter and commit traces or rated steps that exist already; nothing is sampled."""
     _build(recipe, store, overrides, given=True, partial=False, as_json=as_json, quiet=quiet)
 
 
@@ -195,7 +183,8 @@ def explain(
     from tracemill.pipelines.explain_screens import explain_lines
 
     with _errors(as_json=as_json):
-        life = explained(_store(store, read_only=True).open(ref), row)
+        place = _store(store, read_only=True)
+        life = explained(place.hold(place.open(ref)), row)
         for line in [whole(life)] if as_json else explain_lines(life):
             print(line)
 
@@ -218,7 +207,7 @@ def diff(
 
     with _errors(as_json=as_json):
         place = _store(store, read_only=True)
-        facts = compared(place.open(a), place.open(b), examples=n)
+        facts = compared(place.hold(place.open(a)), place.hold(place.open(b)), examples=n)
         if html is not None:
             write_page(facts, html)
         for line in [whole(facts)] if as_json else diff_lines(facts):
@@ -233,7 +222,7 @@ def export(
         typer.Option(
             "--to",
             metavar="FORMAT",
-            help="trl-sft, trl-dpo, trl-kto, trl-grpo, verl, sharegpt, alpaca, openrlhf, mixchain-wide or mixchain-long.",
+            help=f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder that is new or empty.")],
@@ -253,10 +242,16 @@ def export(
         options: dict[str, Any] = {}
         for override in chosen or ():
             apply_override(options, override)
-        version = _store(store, read_only=True).open(ref).path
+        place = _store(store, read_only=True)
+        version = place.hold(place.open(ref)).path
         print(folder := exported(version, to, out, **options))
         for line in () if quiet else lengths(version, to, folder, **options):
             print(line)
+
+
+app.command()(cli_store.fsck)
+app.command()(cli_store.gc)
+app.command()(cli_store.publish)
 
 
 def main() -> None:
@@ -320,42 +315,6 @@ def _recipe(name: str, overrides: list[str] | None) -> Recipe:
             shipped = ", ".join(sorted(file.stem for file in folder.glob("*.toml")))
             raise RecipeError(f"no recipe file {name!r} here, and none of that name ships; those that do: {shipped}")
     return load_recipe(path, overrides or ())
-
-
-def _store(root: Path, *, read_only: bool = False) -> Store:
-    from tracemill.pipelines.store import Store
-
-    return Store(root, read_only=read_only)
-
-
-@contextmanager
-def _errors(*, as_json: bool = False) -> Iterator[None]:
-    """Turn errors into one clear message and the exit code of the contract."""
-    try:
-        yield
-    except EngineLost as error:
-        again = "" if "run again" in str(error) else "; what was sampled is kept: run the same command again"
-        _fail(f"{error}{again}", error.exit_code, as_json=as_json)
-    except TracemillError as error:
-        _fail(str(error), error.exit_code, as_json=as_json)
-    except KeyboardInterrupt:
-        _fail("interrupted; whatever was sampled is kept, run the same command again", 130, as_json=as_json)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more as it ends
-        raise typer.Exit(141) from None  # as if SIGPIPE had ended us: the reader, such as `head`, has seen enough
-    except OSError as error:
-        from tracemill.pipelines.durable import says_full
-
-        if says_full(error):
-            _fail(f"the disk is full: {error}; make room and run again", DiskFull.exit_code, as_json=as_json)
-        _fail(f"{error}", RecipeError.exit_code, as_json=as_json)
-
-
-def _fail(message: str, code: int, *, as_json: bool) -> NoReturn:
-    print(f"tracemill: {message}", file=sys.stderr)
-    if as_json:
-        print(json.dumps({"error": message, "exit_code": code}))
-    raise typer.Exit(code)
 
 
 if __name__ == "__main__":

@@ -143,6 +143,11 @@ def versions_of(home: Path) -> list[str]:
     return sorted(p.name for p in home.iterdir() if VERSION.fullmatch(p.name) and p.is_dir() and not p.is_symlink())
 
 
+def homes_of(root: Path) -> list[Path]:
+    """The folders of a store that hold versions, by name."""
+    return sorted(path for path in root.iterdir() if _is_home(path))
+
+
 def latest_of(home: Path) -> str | None:
     """The version that `latest` points to, where it points to one."""
     link = home / "latest"
@@ -152,7 +157,7 @@ def latest_of(home: Path) -> str | None:
 
 def summaries(root: Path) -> list[Summary]:
     """Every version in a store, by name and time."""
-    homes = sorted(path for path in root.iterdir() if _is_home(path))
+    homes = homes_of(root)
     found = [_summary(Dataset(home.name, version, home / version)) for home in homes for version in versions_of(home)]
     return sorted(found, key=lambda line: (line.name, line.created, line.version))
 

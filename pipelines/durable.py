@@ -39,7 +39,9 @@ def sync_tree(folder: Path) -> None:
         if path.is_dir():
             sync_tree(path)
         else:
-            path.chmod(path.stat().st_mode & 0o444)
+            mode = path.stat().st_mode
+            if mode & 0o333:  # a file shared with another version is so already, and may be somebody else's
+                path.chmod(mode & 0o444)
             sync(path)
     sync(folder)
 

@@ -1,6 +1,6 @@
 """Filters and selectors tried on tables without rows: what does not fit their columns is known before the first token.
 
-Columns that nobody declares cannot be foreseen: those of a score, and those of a method that names none in COLUMNS.
+Columns that nobody declares cannot be foreseen: those of a method or a score without COLUMNS.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ import polars as pl
 
 from tracemill.schemas.errors import RecipeError, TracemillError
 from tracemill.schemas.rows import Selection
-from tracemill.schemas.tables import NO_COLUMNS, ROWS, polars_types
+from tracemill.schemas.tables import ROWS, polars_types
 
 if TYPE_CHECKING:
     from tracemill.pipelines.catalog import Plugin
@@ -26,9 +26,8 @@ _NOISE = "\n\nThis error occurred"
 
 def check_steps(plan: "Plan") -> None:
     """Raise a RecipeError for a filter or selector that names columns which no trace will have, or has the wrong form."""
-    declared = plan.columns
-    known = declared is not None and not plan.scores
-    traces = pl.DataFrame(schema={**trace_types(), **polars_types(declared or NO_COLUMNS)})
+    known = plan.all_declared
+    traces = pl.DataFrame(schema={**trace_types(), **polars_types(plan.columns)})
     for plugin in plan.filters:
         _try_filter(plugin, traces, all_known=known)
     seen = traces.with_columns(pl.DataFrame(schema=COUNTED)).lazy()

@@ -18,7 +18,7 @@ from tracemill.pipelines.sources import source_name
 from tracemill.pipelines.staging import Staged
 from tracemill.pipelines.summaries import shown_summary
 from tracemill.pipelines.toml import to_toml
-from tracemill.schemas.recipe import WEIGHTS, Recipe
+from tracemill.schemas.recipe import FILES, Recipe
 from tracemill.synth.roles import Role
 
 
@@ -55,7 +55,7 @@ def portable(recipe: Recipe) -> dict[str, Any]:
     return dict(_without_folders(recipe.model_dump(mode="json", exclude_none=True)))
 
 
-PLACES = {"path", "name", "tokenizer", "template", "script", "use", *WEIGHTS}
+PLACES = {"path", "name", "tokenizer", "template", "script", "use", *FILES}
 """Keys that may hold a path; a text such as `system = "/no_think"` only looks like one."""
 
 
@@ -102,6 +102,7 @@ def made_from(
         determinism=determinism(plan),
         code=code_hash(),
         plugins={p.name: p.code for p in (plan.method, *plan.scores, *plan.filters, *plan.selectors)},
+        files=plan.files,
     )
     if summary is not None:
         facts["summary"] = summary

@@ -3,6 +3,7 @@
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
@@ -10,7 +11,7 @@ from typing import Any, TypedDict
 
 from tracemill.pipelines.canonical import canonical_json
 from tracemill.pipelines.dataset import MANIFEST_SCHEMA
-from tracemill.pipelines.parquet import TableFacts
+from tracemill.pipelines.parquet import FileFacts, TableFacts
 
 LIBRARIES = (
     "pyarrow",
@@ -101,6 +102,8 @@ class MadeFrom(TypedDict, total=False):
     """The hash of the installed package."""
     plugins: Mapping[str, str]
     """SHA-256 of the file of each plug-in that was used, by its name in the recipe."""
+    files: Mapping[str, str]
+    """SHA-256 of each file and folder that the method read beside the sources, by its name."""
     selected: Mapping[str, Mapping[str, object]]
     """How selectors chose, where they say so: it may differ between machines."""
     why_partial: str
@@ -112,10 +115,7 @@ def version_id(tables: Mapping[str, TableFacts], identity: Mapping[str, Any], *,
 
     A partial version never has the id of a complete one, even where the tables agree: what is said about it differs.
     """
-    content = {name: table.content for name, table in tables.items()}
-    return sha256(
-        canonical_json({"form": 1, "complete": complete, "identity": identity, "tables": content})
-    ).hexdigest()
+    return _digest({name: table.content for name, table in tables.items()}, identity, complete=complete)
 
 
 def full_manifest(
@@ -144,9 +144,47 @@ def full_manifest(
     }
 
 
+def licences(manifest: Mapping[str, Any]) -> list[str]:
+    """What the sources state, each once; `unknown` stays unknown."""
+    stated = (str(source.get("licence") or "unknown").strip() for source in manifest.get("sources", ()))
+    return sorted(set(stated)) or ["unknown"]
+
+
+def listed_files(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The facts of every file that a manifest promises, by path from the version's folder."""
+    tables = [file for table in manifest["tables"].values() for file in table["files"]]
+    return {str(file["path"]): file for file in [*tables, *manifest.get("files", ())]}
+
+
+def sealed(manifest: Mapping[str, Any], files: Sequence[FileFacts]) -> dict[str, Any]:
+    """The manifest with the facts of the files that are no part of a table (card, recipe, views), and a hash over all of it."""
+    whole = {**manifest, "files": [asdict(file) for file in files]}
+    return {**whole, "seal": seal_of(whole)}
+
+
+def seal_of(manifest: Mapping[str, Any]) -> str:
+    """The hash of everything in a manifest but its seal, whatever white space and order its JSON has."""
+    return sha256(canonical_json({key: value for key, value in manifest.items() if key != "seal"})).hexdigest()
+
+
+def digest_of(manifest: Mapping[str, Any]) -> str:
+    """The hash that a version with this manifest is named by, made anew from what the manifest says of its content."""
+    return _digest(
+        {name: table["content"] for name, table in manifest["tables"].items()},
+        manifest["identity"],
+        complete=manifest["complete"],
+    )
+
+
 def pretty_json(value: Mapping[str, Any]) -> str:
     """JSON for people and programs: indented, in order, ending in a line feed."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _digest(content: Mapping[str, str], identity: Mapping[str, Any], *, complete: bool) -> str:
+    return sha256(
+        canonical_json({"form": 1, "complete": complete, "identity": identity, "tables": content})
+    ).hexdigest()
 
 
 def _version_of(library: str) -> str | None:

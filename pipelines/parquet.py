@@ -1,10 +1,13 @@
 """Writes one table of a version: rows in order come in, Parquet files and their facts come out.
 
 draft.table("rows", ROWS, batches) ──▶ rows/part-00000.parquet, ... ──▶ TableFacts(rows, files, content)
+
+Equal tables become equal files, byte by byte, however their rows were batched; where they are cut says `cuts.py`.
 """
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tracemill.pipelines.canonical import ContentHash
+from tracemill.pipelines.cuts import Cutter
 from tracemill.pipelines.durable import watch_disk
 from tracemill.schemas.errors import CountsDiffer, DiskFull
 
@@ -22,17 +26,13 @@ Batch = pa.RecordBatch | pa.Table | pl.DataFrame | Sequence[Mapping[str, Any]]
 
 CHUNK_ROWS, CHUNK_BYTES = 4096, 8 << 20
 """Small batches are joined up to this size: hashing and checking cost per call."""
-GROUP_ROWS, GROUP_BYTES = 1 << 20, 128 << 20
-"""A row group is held in memory until it is written, so this bounds it. As few as fit: every border between row groups
-costs a new version of the table a chunk of each column that it could have shared with the old one."""
-FILE_BYTES = 1 << 30
-
 _UNIQUE: Mapping[str, tuple[str, ...]] = {
     "rows": ("id",),
     "traces": ("id",),
     "problems": ("problem_id",),
     "samples": ("key",),
 }
+_KEYS = ("problem_id", "id", "key")
 _SORTABLE = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean)
 
 
@@ -58,6 +58,11 @@ class TableFacts:
         return asdict(self)
 
 
+def file_facts(path: Path, home: Path) -> FileFacts:
+    """The facts of one file below the folder of its version."""
+    return FileFacts(path.relative_to(home).as_posix(), sha256_of(path), path.stat().st_size)
+
+
 def order_of(table: str, schema: pa.Schema) -> tuple[str, ...]:
     """The columns that a table is sorted by, nulls first and text by code point, as polars sorts.
 
@@ -73,7 +78,7 @@ def order_of(table: str, schema: pa.Schema) -> tuple[str, ...]:
 
 
 def write_table(folder: Path, schema: pa.Schema, batches: Iterable[Batch]) -> TableFacts:
-    """Write the table named like `folder`. Batches may be of any size; one row group is held in memory.
+    """Write the table named like `folder`. Batches may be of any size; two row groups are held in memory.
 
     Raises CountsDiffer where rows are out of order (see `order_of`), or one comes twice, or a column has no place in
     `schema`; DiskFull where the disk is full. What was written by then is the caller's to remove.
@@ -91,15 +96,19 @@ def write_table(folder: Path, schema: pa.Schema, batches: Iterable[Batch]) -> Ta
 
 
 class _Writer:
+    """Checks and hashes rows while a thread of its own writes the row group before them."""
+
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
-        self._folder, self._schema = folder, schema
+        self._schema = schema
         self._hash = ContentHash(schema)
         self._order = _Order(folder.name, schema)
         self._rows = 0
+        self._cutter = Cutter(_texts(schema, order_of(folder.name, schema)))
         self._chunk = _Pile(CHUNK_ROWS, CHUNK_BYTES)
-        self._group = _Pile(GROUP_ROWS, GROUP_BYTES)
-        self._files: list[Path] = []
-        self._writer: pq.ParquetWriter | None = None
+        self._group: list[pa.RecordBatch] = []
+        self._files = _Files(folder, schema)
+        self._thread = ThreadPoolExecutor(1, "parquet")
+        self._writing: Future[None] | None = None
         folder.mkdir()
 
     def add(self, batches: Iterable[pa.RecordBatch]) -> None:
@@ -110,38 +119,69 @@ class _Writer:
 
     def finish(self) -> TableFacts:
         self._close_chunk()
-        if self._group.rows or not self._files:
-            self._close_group()
+        if self._group or self._rows == 0:
+            self._close_group(file=True)
         self.close()
-        home = self._folder.parent
-        files = tuple(
-            FileFacts(path.relative_to(home).as_posix(), _sha256(path), path.stat().st_size) for path in self._files
+        home = self._files.folder.parent
+        return TableFacts(
+            self._rows, self._hash.hexdigest(), tuple(file_facts(path, home) for path in self._files.paths)
         )
-        return TableFacts(self._rows, self._hash.hexdigest(), files)
 
     def close(self) -> None:
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            with watch_disk(self._files[-1]):
-                writer.close()
+        try:
+            self._settle()
+        finally:
+            self._thread.shutdown()
+            self._files.close()
 
     def _close_chunk(self) -> None:
         chunk = pa.Table.from_batches(self._chunk.take(), self._schema).combine_chunks()
         for batch in chunk.to_batches():
             self._order.check(batch)
             self._hash.update(batch)
-            if self._group.add(batch):
-                self._close_group()
+            start = 0
+            for cut in self._cutter.cuts(batch):
+                self._group.append(batch.slice(start, cut.at - start))
+                start = cut.at
+                self._close_group(file=cut.file)
+            self._group.append(batch.slice(start))
 
-    def _close_group(self) -> None:
-        group = pa.Table.from_batches(self._group.take(), self._schema)
-        if self._writer is None:
-            self._files.append(self._folder / f"part-{len(self._files):05}.parquet")
-        with watch_disk(self._files[-1], needs=group.nbytes):
-            self._writer = self._writer or _parquet(self._files[-1], self._schema)
-            self._writer.write_table(group, row_group_size=max(1, group.num_rows))
-        if self._files[-1].stat().st_size >= FILE_BYTES:
+    def _close_group(self, *, file: bool) -> None:
+        group = pa.Table.from_batches(self._group, self._schema)
+        self._group = []
+        self._settle()
+        self._writing = self._thread.submit(self._files.write, group, last=file)
+
+    def _settle(self) -> None:
+        """Wait until the group before this one is written: no more than two are held in memory."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+
+class _Files:
+    """The files of a table, one open at a time."""
+
+    def __init__(self, folder: Path, schema: pa.Schema) -> None:
+        self.folder, self._schema = folder, schema
+        self.paths: list[Path] = []
+        self._open: pq.ParquetWriter | None = None
+
+    def write(self, group: pa.Table, *, last: bool) -> None:
+        """Add a row group to the open file, or to a new one; after the `last` of a file it is closed."""
+        if self._open is None:
+            self.paths.append(self.folder / f"part-{len(self.paths):05}.parquet")
+        with watch_disk(self.paths[-1], needs=group.nbytes):
+            self._open = self._open or _parquet(self.paths[-1], self._schema)
+            self._open.write_table(group, row_group_size=max(1, group.num_rows))
+        if last:
             self.close()
+
+    def close(self) -> None:
+        writer, self._open = self._open, None
+        if writer is not None:
+            with watch_disk(self.paths[-1]):
+                writer.close()
 
 
 class _Pile:
@@ -237,9 +277,15 @@ def _parquet(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     )
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The hash of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _texts(schema: pa.Schema, names: Iterable[str]) -> list[str]:
+    """Which of the columns tell rows apart and are text."""
+    return [name for name in names if name in _KEYS and pa.types.is_string(schema.field(name).type)]
 
 
 def _show(row: tuple[Any, ...]) -> str:

@@ -20,7 +20,7 @@ from tracemill.schemas.levels import Levels
 from tracemill.schemas.recipe import EngineTable, Recipe, Step
 from tracemill.schemas.request import Capability
 from tracemill.schemas.rows import Problem
-from tracemill.schemas.tables import COMMON, NO_COLUMNS, Kind, declared
+from tracemill.schemas.tables import COMMON, Kind, declared
 from tracemill.schemas.views import MADE_OF, View
 from tracemill.synth.backends.scripted import Reply
 from tracemill.synth.embed import Embedder, open_embedder
@@ -44,6 +44,8 @@ class Plan:
     """Ready-made exports by format."""
     roles: Mapping[str, Role]
     verifier: Verifier
+    files: Mapping[str, str]
+    """SHA-256 of each file and folder that the method reads beside the sources, by its name."""
     embedder: Embedder | None = None
     """What selectors by meaning get as their `engine`."""
 
@@ -67,15 +69,22 @@ class Plan:
                 for name, role in self.roles.items()
             },
             "verify": self.verifier.identity,
+            "files": self.files,
             "code": code_hash(),
         }
         return hashlib.sha256(msgspec.json.encode(parts, order="sorted", enc_hook=_plain)).hexdigest()
 
     @cached_property
-    def columns(self) -> pa.Schema | None:
-        """The method's own columns of traces as its COLUMNS declares them; None where it declares nothing."""
-        columns = self.method.about("COLUMNS", None)
-        return None if columns is None else declared(columns, where=f"{self.method.name}: COLUMNS")
+    def columns(self) -> pa.Schema:
+        """The columns of traces beyond the common ones, as the COLUMNS of method and scores declare them."""
+        makers = (self.method, *self.scores)
+        schemas = [declared(maker.about("COLUMNS", {}), where=f"{maker.name}: COLUMNS") for maker in makers]
+        return pa.unify_schemas(schemas)
+
+    @property
+    def all_declared(self) -> bool:
+        """Whether traces will have the common columns and `columns`, and no others."""
+        return all(maker.about("COLUMNS", None) is not None for maker in (self.method, *self.scores))
 
     @cached_property
     def own_tables(self) -> Mapping[str, pa.Schema]:
@@ -124,7 +133,9 @@ def resolve(
     `vectors` where embeddings are kept.
     """
     method = catalog.find("synth", _method_step(recipe, given=given))
-    roles = {} if given and not recipe.score else _roles(recipe, _levels(method), runtime, reply)
+    _check_given(recipe, method, given=given)
+    asks = not given or recipe.score or recipe.synth  # a method that samples nothing may still count tokens
+    roles = _roles(recipe, _levels(method), runtime, reply) if asks else {}
     plan = Plan(
         recipe=recipe,
         method=method,
@@ -139,6 +150,7 @@ def resolve(
         },
         roles=roles,
         verifier=_verifier(recipe),
+        files=_files(method),
         embedder=_embedder(recipe, runtime, vectors or runtime / "vectors"),
     )
     _check_capabilities(plan)
@@ -161,17 +173,54 @@ def code_hash() -> str:
 
 
 def _method_step(recipe: Recipe, *, given: bool) -> Step:
-    if given:
-        if recipe.synth is not None:
-            raise RecipeError("`tracemill curate` takes traces that exist; take [synth] out, or use `tracemill build`")
-        if not all(source.response or source.responses for source in recipe.source):
-            raise RecipeError("`tracemill curate` needs the column of the traces: response = '...' in each [[source]]")
-        return Step(use="given")
-    if recipe.synth is None:
+    if recipe.synth is not None:
+        return recipe.synth
+    if not given:
         raise RecipeError('missing [synth]; add `use = "sample"`, or use `tracemill curate` for traces that exist')
-    if "solver" not in recipe.models:
+    if not all(source.response or source.responses for source in recipe.source):
+        raise RecipeError("`tracemill curate` needs the column of the traces: response = '...' in each [[source]]")
+    return Step(use="given")
+
+
+def _check_given(recipe: Recipe, method: Plugin, *, given: bool) -> None:
+    """A method that takes what a source brings names the keys of the source in GIVEN; no other runs without a model."""
+    if recipe.synth is None:
+        return
+    keys: tuple[str, ...] = method.about("GIVEN", ())
+    if given and not keys:
+        raise RecipeError(
+            f"`tracemill curate` takes what exists, and {method.name} samples; take [synth] out, or use `tracemill build`"
+        )
+    if given:
+        for index, source in enumerate(recipe.source):
+            for key in keys:
+                if getattr(source, key) is None:
+                    raise RecipeError(
+                        f"{method.name} needs source.{index}.{key}: the name of the column that holds them"
+                    )
+    elif keys:
+        raise RecipeError(f"{method.name} samples nothing, it takes what the source brings: use `tracemill curate`")
+    elif "solver" not in recipe.models:
         raise RecipeError("missing [model]; name the model that solves the problems and its max_tokens")
-    return recipe.synth
+
+
+def _files(method: Plugin) -> dict[str, str]:
+    """What the method's `files` says that it reads, by name with a hash of the content."""
+    declare = method.about("files", None)
+    named: list[Path] = [Path(path) for path in method.ask(declare)] if declare is not None else []
+    for path in named:
+        if not path.exists():
+            raise RecipeError(f"{method.name}: no file or folder {path}; write it relative to the recipe, with ./")
+    return {path.name: _content(path) for path in sorted(named)}
+
+
+def _content(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of all files of a folder."""
+    digest = hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
+        with file.open("rb") as stream:
+            digest.update(f"{file.relative_to(path)}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def _levels(method: Plugin) -> Levels | None:
@@ -221,7 +270,10 @@ def _embedder(recipe: Recipe, runtime: Path, vectors: Path) -> Embedder | None:
 def _check_capabilities(plan: Plan) -> None:
     """Refuse what a backend cannot do while it costs nothing."""
     for plugin in (plan.method, *plan.scores):
-        needs: Mapping[str, tuple[Capability, ...]] = plugin.about("NEEDS", {})
+        of_options = plugin.about("needs", None)
+        needs: Mapping[str, tuple[Capability, ...]] = (
+            plugin.ask(of_options) if of_options else plugin.about("NEEDS", {})
+        )
         for role, capabilities in needs.items():
             if role not in plan.roles:
                 raise RecipeError(f"{plugin.name} needs a model for the role {role!r}; add [models.{role}]")
@@ -272,7 +324,7 @@ def _check_views(plan: Plan) -> None:
         if name not in MADE_OF:
             continue
         method, sign = MADE_OF[name]
-        if sign not in (plan.columns or NO_COLUMNS).names and sign not in plan.own_tables:
+        if sign not in plan.columns.names and sign not in plan.own_tables:
             raise RecipeError(
                 f"views.{name} needs traces of the method {method}, not of {plan.method.name}; take it out of [views]"
             )

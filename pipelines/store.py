@@ -12,6 +12,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -22,8 +23,9 @@ import pyarrow as pa
 from tracemill.pipelines.card import CardFacts, write_card
 from tracemill.pipelines.dataset import TABLE, Dataset, Ref, Summary, check_name, find_version, parse_ref, summaries
 from tracemill.pipelines.durable import locked, point, says_full, sync, sync_tree, watch_disk
-from tracemill.pipelines.manifest import MadeFrom, full_manifest, pretty_json, version_id
-from tracemill.pipelines.parquet import Batch, TableFacts, write_table
+from tracemill.pipelines.manifest import MadeFrom, full_manifest, listed_files, pretty_json, sealed, version_id
+from tracemill.pipelines.parquet import Batch, FileFacts, TableFacts, file_facts, write_table
+from tracemill.pipelines.sharing import Shared, share
 from tracemill.schemas.errors import LawBroken, RecipeError
 
 __all__ = ["CardFacts", "Dataset", "Draft", "MadeFrom", "Ref", "Store", "Summary", "parse_ref"]
@@ -77,6 +79,19 @@ class Store:
         """
         return find_version(self.root, parse_ref(ref))
 
+    def hold(self, dataset: Dataset) -> Dataset:
+        """Keep `tracemill gc` off a version for as long as this object lives; RecipeError where it is gone already."""
+        try:
+            handle = os.open(dataset.path, os.O_RDONLY | os.O_DIRECTORY)
+            weakref.finalize(self, os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_SH)
+            there = dataset.path.stat().st_ino == os.fstat(handle).st_ino
+        except FileNotFoundError:
+            there = False
+        if not there:
+            raise RecipeError(f"{dataset} has just been removed from {self.root}; `tracemill ls` shows what there is")
+        return dataset
+
     def list(self) -> list[Summary]:
         """Every version, partial and damaged ones too."""
         return summaries(self.root)
@@ -93,6 +108,8 @@ class Draft:
         self._tables: dict[str, TableFacts] = {}
         self._lock = -1
         self.path = home / f".draft-{secrets.token_hex(6)}"
+        self.shared = Shared()
+        """What `commit` did not have to keep twice."""
 
     def __enter__(self) -> Self:
         with watch_disk(self._home):
@@ -115,7 +132,7 @@ class Draft:
     def table(self, name: str, schema: pa.Schema, batches: Iterable[Batch]) -> TableFacts:
         """Write one table as its rows come in, in the order of `parquet.order_of` and of any batch size.
 
-        A batch is a list of dicts, an Arrow batch or table, or a polars frame. At most one row group is held in memory.
+        A batch is a list of dicts, an Arrow batch or table, or a polars frame. At most two row groups are held in memory.
         Raises CountsDiffer where rows are out of order, come twice or do not fit the schema, and DiskFull.
         """
         if not TABLE.fullmatch(name):
@@ -150,13 +167,23 @@ class Draft:
         with watch_disk(dataset.path, needs=len(recipe_toml) + (64 << 10)):
             (self.path / "recipe.toml").write_text(recipe_toml, encoding="utf-8")
             (self.path / "README.md").write_text(write_card(facts, card or CardFacts()), encoding="utf-8")
-            (self.path / "manifest.json").write_text(pretty_json(facts), encoding="utf-8")
+            whole = sealed(facts, self._others())
+            (self.path / "manifest.json").write_text(pretty_json(whole), encoding="utf-8")
+            self.shared = share(
+                self.path, [FileFacts(**file) for file in listed_files(whole).values()], self._home.parent
+            )
             sync_tree(self.path)
             with locked(self._home):
                 self._publish(dataset, digest)
                 if complete:
                     point(self._home / "latest", dataset.version)
         return dataset
+
+    def _others(self) -> list[FileFacts]:
+        """The files of the draft that belong to no table."""
+        of_tables = {file.path for table in self._tables.values() for file in table.files}
+        found = (file_facts(path, self.path) for path in sorted(self.path.rglob("*")) if path.is_file())
+        return [file for file in found if file.path not in of_tables]
 
     def _publish(self, dataset: Dataset, digest: str) -> None:
         if dataset.path.exists():
@@ -171,7 +198,7 @@ def _sweep(home: Path) -> None:
     """Remove what killed processes left. The caller holds the lock of `home`, so nothing here is just being made."""
     for pointer in home.glob(".latest-*"):
         pointer.unlink()
-    for draft in home.glob(".draft-*"):
+    for draft in (*home.glob(".draft-*"), *home.glob(".trash-*")):
         handle = os.open(draft, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

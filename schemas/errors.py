@@ -6,6 +6,7 @@ TracemillError
 ├── BackendError       -   one request failed; which of the two decides what happens next
 │   ├── RequestRefused     the backend will never answer this request: its problem fails, the run goes on
 │   └── EngineLost     3   the backend is gone; the run stops and resumes from its journal
+├── HubLost            3   the Hub, or wherever a version is published to, stopped answering; run again to go on
 ├── LawBroken          4   a promise would be broken, so the run stops and says which
 │   ├── LockHeld           another build of this dataset is running
 │   ├── TooManyFailures    more rows and problems failed than `tolerate` allows
@@ -43,6 +44,12 @@ class RequestRefused(BackendError):
 
 class EngineLost(BackendError):
     """The backend stopped answering and could not be brought back."""
+
+    exit_code = 3
+
+
+class HubLost(TracemillError):
+    """What a version is published to stopped answering. What went up stays there and is not sent again."""
 
     exit_code = 3
 

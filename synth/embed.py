@@ -87,7 +87,7 @@ def open_embedder(table: EmbedderTable, *, runtime: Path, cache: Path) -> Embedd
     """Find the model of a recipe's `[embedder]` and hash its files; nothing is loaded. RecipeError for what cannot work."""
     if importlib.util.find_spec("sentence_transformers") is None:
         raise RecipeError("[embedder] needs sentence-transformers; install it with: pip install 'tracemill[embed]'")
-    folder, _ = locate("embedder.name", table.name, runtime, table.revision)
+    folder = locate("embedder.name", table.name, table.revision)
     if not (folder / "modules.json").is_file():
         raise RecipeError(
             f"embedder.name: {folder} has no modules.json, so it is no sentence-transformers model; a good small one is "

@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import solve
 from tracemill.pipelines.build import build
+from tracemill.pipelines.screens import built_lines, show_lines
 from tracemill.pipelines.store import Dataset, Store
 from tracemill.schemas.errors import CountsDiffer, EngineLost, RecipeError, TooManyFailures
 from tracemill.schemas.recipe import EngineTable, ModelTable, Recipe
@@ -222,6 +223,17 @@ def test_views_of_the_recipe_are_made_with_the_version(recipe: Make, store: Stor
     assert not (dataset.path / "views" / "verl").exists()
 
 
+def test_a_view_without_rows_is_told(recipe: Make, store: Store, tmp_path: Path):
+    wanted = {"trl-sft": True, "trl-dpo": {"kind": "short_over_long"}, "verl": False}
+    dataset = build(recipe(views=wanted), store, reply=lambda _: "never").dataset
+    assert (
+        list(show_lines(dataset))[-1] == "views     trl-sft left out, it has no rows, trl-dpo left out, it has no rows"
+    )
+    dataset = build(recipe(views=wanted), Store(tmp_path / "fine"), reply=solve).dataset
+    [line] = [line for line in show_lines(dataset) if line.startswith("views ")]
+    assert line.startswith("views     trl-sft 20, trl-dpo ")
+
+
 def test_a_method_that_asks_twice_for_one_draw_is_told_so(recipe: Make, tmp_path: Path, store: Store):
     mine = tmp_path / "mine.py"
     mine.write_text(
@@ -428,3 +440,13 @@ def test_every_field_of_a_request_is_in_its_key():
     for name in base.__dataclass_fields__:
         changed = replace(base, **{name: getattr(other, name)})
         assert changed.key != base.key, f"{name} does not reach the key"
+
+
+def test_a_second_version_says_what_it_shares_with_the_first(recipe: Callable[..., Recipe], store: Store):
+    first = build(recipe(samples=True), store, reply=solve)
+    second = build(recipe(samples=True, filters=[]), store, reply=solve)
+    assert first.shared.files == 0
+    assert 0 < second.shared.files < second.shared.of_files
+    assert second.dataset.files("samples")[0].samefile(first.dataset.files("samples")[0])
+    [said] = [line for line in built_lines(second) if line.startswith("shared")]
+    assert said.startswith(f"shared    {second.shared.files} of {second.shared.of_files} files with older versions")

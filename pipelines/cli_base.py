@@ -1,0 +1,77 @@
+"""What all commands share: how a store, a reference and `--json` are asked for, and how errors end."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from tracemill.schemas.errors import DiskFull, EngineLost, RecipeError, TracemillError
+
+if TYPE_CHECKING:
+    from tracemill.pipelines.store import Store
+
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one that ships, such as demo-scripted.")
+]
+StoreOption = Annotated[
+    Path, typer.Option("--store", envvar="TRACEMILL_STORE", help="The folder of datasets and journal, on a local disk.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a key of the recipe, such as synth.n=4 or source.0.path=x.jsonl; repeatable.",
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="End with one line of JSON on stdout; progress goes to stderr.")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the version's path.")]
+RefArgument = Annotated[
+    str, typer.Argument(metavar="REF", help="NAME, for its newest complete version, or NAME@VERSION.")
+]
+STORE = Path("data/store")
+
+
+def opened_store(root: Path, *, read_only: bool = False) -> Store:
+    from tracemill.pipelines.store import Store
+
+    return Store(root, read_only=read_only)
+
+
+@contextmanager
+def errors(*, as_json: bool = False) -> Iterator[None]:
+    """Turn errors into one clear message and the exit code of the contract."""
+    try:
+        yield
+    except EngineLost as error:
+        again = "" if "run again" in str(error) else "; what was sampled is kept: run the same command again"
+        fail(f"{error}{again}", error.exit_code, as_json=as_json)
+    except TracemillError as error:
+        fail(str(error), error.exit_code, as_json=as_json)
+    except KeyboardInterrupt:
+        fail("interrupted; whatever was sampled is kept, run the same command again", 130, as_json=as_json)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more as it ends
+        raise typer.Exit(141) from None  # as if SIGPIPE had ended us: the reader, such as `head`, has seen enough
+    except OSError as error:
+        from tracemill.pipelines.durable import says_full
+
+        if says_full(error):
+            fail(f"the disk is full: {error}; make room and run again", DiskFull.exit_code, as_json=as_json)
+        fail(f"{error}", RecipeError.exit_code, as_json=as_json)
+
+
+def fail(message: str, code: int, *, as_json: bool) -> NoReturn:
+    print(f"tracemill: {message}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"error": message, "exit_code": code}))
+    raise typer.Exit(code)
