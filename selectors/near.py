@@ -41,6 +41,8 @@ ROUNDS = 4
 SAMPLE_PER_CELL = 48
 BITS_SHARE = 8
 """The table of which row may have neighbours in which cell has a bit each, and at most one byte for so many of the vectors'."""
+WORTH = 0.6
+"""Cells are used where a sample says that they leave no more than this share of the pairs; without them blocks are larger."""
 CHUNK = 4096
 CHECKED_AT_ONCE = 4096
 ROUNDED_FIRST = 1e-4
@@ -125,43 +127,63 @@ class _Search:
 
     def run(self) -> tuple[Ints, Ints, Floats]:
         heads = self.heads
-        if self.cells > 1:
-            centres = _centres(heads, self.cells)
+        centres = _centres(heads, self.cells) if self.cells > 1 else None
+        self.reach: npt.NDArray[np.uint8] | None = None
+        if centres is not None and self._kept_by_cells(centres) <= WORTH:
             home = _nearest(heads, centres)
             self.order = np.argsort(home, kind="stable")
             self.starts = np.searchsorted(home[self.order], np.arange(self.cells + 1))
             heads.reorder(self.order)
             self.reach = self._reach(centres, home[self.order])
         else:
-            self.order, self.starts = np.arange(self.n), np.array([0, self.n])
+            self.order, self.starts = np.arange(self.n), np.array([*range(0, self.n, Tiles.ROWS), self.n])
+            self.cells = 0
         tiles = Tiles(heads, down(self.cosine, heads.dtype))
         with tiles.workers(_threads()) as pool:
-            parts = list(pool.map(lambda cell: self._cell(tiles, cell), range(self.cells)))
+            parts = list(pool.map(lambda cell: self._cell(tiles, cell), range(len(self.starts) - 1)))
         none = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
         first, second, cosine = (np.concatenate(part) for part in zip(none, *parts, strict=True))
         a, b = self.order[first], self.order[second]
         return np.minimum(a, b), np.maximum(a, b), cosine
 
-    def _reach(self, centres: FloatArray, home: Ints) -> npt.NDArray[np.uint8]:
-        """Bits [cells, n / 8]: whether a row may have a neighbour in a cell, by ball and border."""
-        nearness = np.ones(self.cells, np.float32)
-        for start in range(0, self.n, CHUNK):
-            rows = self.heads.rows(start, start + CHUNK)
-            own = np.einsum("ij,ij->i", rows, centres[home[start : start + CHUNK]])
-            np.minimum.at(nearness, home[start : start + CHUNK], own)
+    def _kept_by_cells(self, centres: FloatArray) -> float:
+        """The share of pairs that cells would leave, on a sample: it decides about the way and not about what is found."""
+        rows = self.heads.picked(np.sort(np.random.default_rng(1).choice(self.n, min(self.n, CHUNK), replace=False)))
+        near = rows @ centres.T
+        home = near.argmax(axis=1)
+        ball, border = self._bounds(near[np.arange(len(rows)), home], home, centres)
+        may = self._may(near, home, ball, border)
+        return float((may * np.bincount(home, minlength=len(centres))).sum() / len(rows) ** 2)
+
+    def _bounds(self, own: FloatArray, home: Ints, centres: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """How near a row is at least to each cell [c], and to each cell on the other side of its own one's border [c, c]."""
+        nearness = np.ones(len(centres), np.float32)
+        np.minimum.at(nearness, home, own)
         sure, cosine = self.heads.off + SURE, max(self.cosine, 0.0)
         angle = np.arccos(np.clip(nearness - sure, -1, 1)) + math.acos(cosine)
-        ball = np.where(angle < math.pi, np.cos(np.minimum(angle, math.pi)), -2.0).astype(np.float32) - np.float32(sure)
-        apart = np.sqrt(np.maximum(0, 2 - 2 * (centres @ centres.T))).astype(np.float32)
+        ball = np.where(angle < math.pi, np.cos(np.minimum(angle, math.pi)), -2.0) - sure
+        apart = np.sqrt(np.maximum(0, 2 - 2 * (centres @ centres.T)))
         # twice for the row, twice for the members, whose cells were told apart with the same error
-        border = apart * np.float32(math.sqrt(1 - cosine * cosine)) + np.float32(4 * sure)
+        border = apart * math.sqrt(1 - cosine * cosine) + 4 * sure
+        return np.asarray(ball, np.float32), np.asarray(border, np.float32)
+
+    @staticmethod
+    def _may(near: FloatArray, home: Ints, ball: FloatArray, border: FloatArray) -> npt.NDArray[np.bool_]:
+        """Whether a row [n] may have a neighbour in a cell [c], from its products with the centres."""
+        own = near[np.arange(len(near)), home]
+        return np.asarray((near >= ball) & (own[:, None] - near <= border[home]))
+
+    def _reach(self, centres: FloatArray, home: Ints) -> npt.NDArray[np.uint8]:
+        """Bits [cells, n / 8]: whether a row may have a neighbour in a cell, by ball and border."""
+        own = [
+            np.einsum("ij,ij->i", self.heads.rows(s, s + CHUNK), centres[home[s : s + CHUNK]])
+            for s in range(0, self.n, CHUNK)
+        ]
+        ball, border = self._bounds(np.concatenate(own), home, centres)
         bits = np.empty((self.cells, self.n // 8 + 1), np.uint8)
         for start in range(0, self.n, CHUNK):  # CHUNK is a multiple of 8
             rows = self.heads.rows(start, start + CHUNK)
-            near = rows @ centres.T
-            at = home[start : start + CHUNK]
-            own = near[np.arange(len(rows)), at]
-            may = (near >= ball) & (own[:, None] - near <= border[at])
+            may = self._may(rows @ centres.T, home[start : start + CHUNK], ball, border)
             packed = np.packbits(may, axis=0)
             bits[:, start // 8 : start // 8 + len(packed)] = packed.T
         return bits
@@ -170,9 +192,10 @@ class _Search:
         """Pairs of a row of this cell and one that stands before it in the order."""
         start, end = int(self.starts[cell]), int(self.starts[cell + 1])
         parts = [self._checked(tiles.within(start, end), (end - start) * (end - start - 1) // 2)]
-        if start and end > start:
-            may = np.unpackbits(self.reach[cell, : start // 8 + 1], count=start)
-            earlier = np.flatnonzero(may)
+        if self.reach is None:
+            parts.append(self._checked(tiles.before(start, end), start * (end - start)))
+        elif start and end > start:
+            earlier = np.flatnonzero(np.unpackbits(self.reach[cell, : start // 8 + 1], count=start))
             parts.append(self._checked(tiles.between(earlier, start, end), len(earlier) * (end - start)))
         first, second, cosine = (np.concatenate(part) for part in zip(*parts, strict=True))
         return first, second, cosine
@@ -182,7 +205,7 @@ class _Search:
         second: list[Ints] = [np.empty(0, np.int64)]
         cosine: list[Floats] = [np.empty(0)]
         seen = found = 0
-        for a, b in candidates:
+        for a, b in _gathered(candidates):
             seen += len(a)
             for start in range(0, len(a), CHECKED_AT_ONCE):
                 some_a, some_b = a[start : start + CHECKED_AT_ONCE], b[start : start + CHECKED_AT_ONCE]
@@ -211,6 +234,20 @@ class _Search:
         enough = exact >= self.floor
         near[near] = enough
         return exact[enough], near
+
+
+def _gathered(parts: Iterator[tuple[Ints, Ints]]) -> Iterator[tuple[Ints, Ints]]:
+    """The same candidates, so many at once as are checked at once."""
+    held: list[tuple[Ints, Ints]] = []
+    count = 0
+    for part in parts:
+        held.append(part)
+        count += len(part[0])
+        if count >= CHECKED_AT_ONCE:
+            yield np.concatenate([a for a, _ in held]), np.concatenate([b for _, b in held])
+            held, count = [], 0
+    if held:
+        yield np.concatenate([a for a, _ in held]), np.concatenate([b for _, b in held])
 
 
 def cosines(x: FloatArray, y: FloatArray) -> Floats:

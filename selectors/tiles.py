@@ -4,6 +4,7 @@ torch multiplies: on a GPU where there is one, on CPUs with AMX in bfloat16, els
 """
 
 import math
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,13 +20,13 @@ from tracemill.schemas.plugins import FloatArray
 
 Ints = npt.NDArray[np.int64]
 
-SIZES = (64, 128, 256)
+SIZES = (64, 96, 128, 192, 256)
 GROUPS = 8
 """How many of a head's numbers are norms of what it leaves out."""
 PROBE = 2048
 BASIS_ROWS = 16384
 CHUNK = 4096
-CHECK_COST = 4000
+CHECK_COST = 200_000
 """What checking a candidate costs, in products of one number."""
 UNIT32, UNIT16 = 2.0**-24, 2.0**-9
 """How far rounding moves a number, relative to it."""
@@ -153,12 +154,16 @@ def down(number: float, dtype: str) -> float:
 class Tiles:
     """Products of blocks of heads, and which of them reach `cosine`."""
 
-    ROWS = 2048
+    ROWS = 1024
 
     def __init__(self, heads: Heads, cosine: float) -> None:
         import torch
 
         self._torch, self._cosine = torch, cosine
+        self._whole = torch.int16 if heads.dtype == "bfloat16" else torch.int32
+        mark = torch.tensor(cosine, dtype=getattr(torch, heads.dtype))
+        self._bits = int(mark.view(self._whole)) if cosine > 0 else 0
+        self._own = threading.local()
         self._table = heads.table.cuda() if torch.cuda.is_available() else heads.table
 
     @contextmanager
@@ -183,6 +188,13 @@ class Tiles:
                     for first, second in self._candidates(self._table[low:high], at, min(at + self.ROWS, end)):
                         yield first + low, second
 
+    def before(self, start: int, end: int) -> Iterator[tuple[Ints, Ints]]:
+        """Candidates of one of all rows before `start` and one from there to `end`."""
+        for low in range(0, start, self.ROWS):
+            high = min(low + self.ROWS, start)
+            for first, second in self._candidates(self._table[low:high], start, end):
+                yield first + low, second
+
     def between(self, rows: Ints, start: int, end: int) -> Iterator[tuple[Ints, Ints]]:
         """Candidates of one of `rows` and one from `start` to `end`."""
         for at in range(0, len(rows), self.ROWS):
@@ -193,9 +205,21 @@ class Tiles:
                 for first, second in self._candidates(block, low, min(low + self.ROWS, end)):
                     yield some[first], second
 
+    def _room(self, rows: int, columns: int) -> Any:
+        """Room for products, one for each thread, used again and again: fresh memory costs more than the products."""
+        if not hasattr(self._own, "room"):
+            size = self.ROWS * self.ROWS
+            self._own.room = self._torch.empty(size, dtype=self._table.dtype, device=self._table.device)
+        return self._own.room[: rows * columns].view(rows, columns)
+
     def _candidates(self, block: Any, start: int, end: int) -> Iterator[tuple[Ints, Ints]]:
-        """Places in `block` and rows whose product reaches the cosine; one pass over the products where none does."""
-        products = block @ self._table[start:end].T
-        if float(products.max()) >= self._cosine:
-            found = (products >= self._cosine).nonzero().cpu().numpy()
-            yield found[:, 0], found[:, 1] + start
+        """Places in `block` and rows whose product reaches the cosine; one pass over the products, and a second over rows with one."""
+        other = self._table[start:end]
+        products = self._room(len(block), len(other))
+        self._torch.mm(block, other.T, out=products)
+        # numbers above 0 stand in the order of their bits, and whole numbers are compared several times faster
+        tops = products.view(self._whole).amax(1) >= self._bits if self._bits > 0 else products.amax(1) >= self._cosine
+        rows = tops.nonzero().reshape(-1)
+        if len(rows):
+            found = (products[rows] >= self._cosine).nonzero().cpu().numpy()
+            yield rows.cpu().numpy()[found[:, 0]], found[:, 1] + start
