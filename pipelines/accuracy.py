@@ -18,8 +18,7 @@ from typing import Any
 
 import polars as pl
 
-Z95 = 1.959963984540054
-"""The 97.5 % quantile of the normal distribution."""
+from tracemill.schemas.intervals import wilson
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,12 +213,3 @@ def _beaten(votes: int, room: int, others: Sequence[int]) -> Counter[tuple[int, 
                 longer[used + taken, fellows + (taken == votes)] += so_far * math.comb(count, taken)
         ways = longer
     return ways
-
-
-def wilson(mean: float, size: float) -> tuple[float, float]:
-    """Wilson 1927: the score interval of a proportion; it never leaves [0, 1] and has width where all agree."""
-    shrink = 1 + Z95**2 / size
-    centre = (mean + Z95**2 / (2 * size)) / shrink
-    half = Z95 / shrink * math.sqrt(mean * (1 - mean) / size + Z95**2 / (4 * size**2))
-    low, high = max(0.0, centre - half), min(1.0, centre + half)
-    return (0.0 if mean == 0 else low), (1.0 if mean == 1 else high)

@@ -36,7 +36,6 @@ from tracemill.pipelines.synthesize import Tally, synthesize, too_many
 from tracemill.schemas.errors import CountsDiffer, Interrupted, LockHeld, RecipeError, TooManyFailures
 from tracemill.schemas.recipe import Recipe
 from tracemill.schemas.rows import Problem, draw
-from tracemill.schemas.tables import NO_COLUMNS
 from tracemill.synth.backends.scripted import Reply
 from tracemill.synth.engine import Workshop
 from tracemill.synth.journal import Journal
@@ -84,7 +83,7 @@ def build(
     `reply` answers in place of a scripted engine's script. Errors and their exit codes: schemas/errors.py.
     """
     report = report or Report()
-    plan = resolve(recipe, given=given, runtime=store.engines_folder, reply=reply)  # wrong before the first token
+    plan = resolve(recipe, given=given, runtime=store.engines_folder, vectors=store.vectors_folder, reply=reply)
     work = store.work_folder(recipe.name)
     with locked_work(work, recipe.name), Spool(work / "spool.sqlite") as spool:
         read_problems(plan, store, spool, report)
@@ -94,7 +93,7 @@ def build(
             why_partial = _why_partial(tally, spool, partial=partial)
             _refuse_if_all_failed(tally)
             report.step("staging")
-            staged = stage(_records(spool, tally), work / "staged", plan.columns or NO_COLUMNS, plan.own_tables)
+            staged = stage(_records(spool, tally), work / "staged", plan.columns, plan.own_tables)
             _all_there(staged, spool, why_partial)
             report.step("filtering and selecting")
             decisions = decide(plan, staged.traces.scan(), staged.problems.scan())

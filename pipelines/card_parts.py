@@ -114,8 +114,8 @@ def lengths(files: Sequence[Path]) -> dict[str, Any] | None:
         "rows": tokens.len(),
         "total": tokens.sum(),
         "mean": tokens.mean().round(1),
-        "median": tokens.quantile(0.5, "lower"),
-        "p95": tokens.quantile(0.95, "lower"),
+        "median": tokens.quantile(0.5, "lower").cast(pl.Int64),
+        "p95": tokens.quantile(0.95, "lower").cast(pl.Int64),
         "max": tokens.max(),
         **{f"over_{window}": (tokens > window).sum() for window in WINDOWS},
     }

@@ -51,6 +51,10 @@ class Plugin:
         """A module-level constant of the plug-in's file, such as NEEDS or REACH."""
         return getattr(self.module, attribute, default)
 
+    def takes(self, parameter: str) -> bool:
+        """Whether the plug-in's function has a parameter of this name."""
+        return parameter in inspect.signature(self.call).parameters
+
     def ask(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function of the plug-in's file with those of its options that the function takes."""
         taken = inspect.signature(function).parameters

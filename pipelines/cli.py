@@ -24,6 +24,7 @@ from tracemill.pipelines.cli_base import (
 from tracemill.pipelines.cli_base import errors as _errors
 from tracemill.pipelines.cli_base import opened_store as _store
 from tracemill.schemas.errors import RecipeError
+from tracemill.schemas.recipe import FORMATS
 
 if TYPE_CHECKING:
     from tracemill.pipelines.build import Built
@@ -82,7 +83,7 @@ def curate(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Verify, filter and commit traces that exist already; nothing is sampled."""
+    """Verify, filter and commit traces or rated steps that exist already; nothing is sampled."""
     _build(recipe, store, overrides, given=True, partial=False, as_json=as_json, quiet=quiet)
 
 
@@ -221,7 +222,7 @@ def export(
         typer.Option(
             "--to",
             metavar="FORMAT",
-            help="trl-sft, trl-dpo, trl-kto, trl-grpo, verl, sharegpt, alpaca, openrlhf, mixchain-wide or mixchain-long.",
+            help=f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder that is new or empty.")],

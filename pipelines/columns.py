@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from datetime import date, datetime, time
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 from tracemill.pipelines.conversations import last_question, read_messages, read_tools
@@ -17,7 +18,10 @@ from tracemill.schemas.recipe import Source
 from tracemill.schemas.request import Message
 from tracemill.schemas.rows import Problem, qid
 
+GIVEN = (*("chains", "question_entities", "answer_entities", "kp_list", "kp_kept", "steps", "difficulty", "tools"),)
+"""Keys of a source that name a column and have no default."""
 _SHOWN = 200
+_MANY = 20
 _ABSENT = object()
 
 
@@ -29,7 +33,7 @@ class Columns:
         self.question = source.question or ("question" if source.messages is None else None)
         self.responses = source.responses or ((source.response,) if source.response is not None else ())
         named = (self.question, source.messages, source.id, source.answer, source.options, source.solution)
-        more = (source.difficulty, source.tools, *self.responses)
+        more = (*(getattr(source, name) for name in GIVEN), *self.responses)
         self.required = {column for column in (*named, *more) if column is not None}
         """The columns that a source must have: all that the recipe names, and the question."""
         self.answers_seen = False
@@ -76,7 +80,13 @@ class Columns:
             tools=self._tools(columns),
             options=options,
             solution=_text(columns, source.solution) if source.solution is not None else None,
+            chains=self._chains(columns),
+            question_entities=_entities(columns, source.question_entities),
+            answer_entities=_entities(columns, source.answer_entities),
+            kp_list=(points := self._knowledge_points(columns)),
+            kp_kept=self._kept_points(columns, points),
             responses=self._responses(columns),
+            steps=self._steps(columns),
             meta={name: _plain(value) for name, value in scalars(columns) if name not in self._used},
         )
 
@@ -130,6 +140,52 @@ class Columns:
         column = self._source.tools
         return None if column is None else read_tools(pick(columns, column), column)
 
+    def _steps(self, columns: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        column = self._source.steps
+        if column is None:
+            return None
+        value = _present(pick(columns, column))
+        if value is None:
+            raise Unusable("missing_steps", column=column)
+        if not isinstance(value, list | tuple):
+            raise wrong_type(column, value, "a list of steps")
+        return tuple(map(_nested, value))
+
+    def _chains(self, columns: Mapping[str, Any]) -> str | tuple[tuple[str, ...], ...] | None:
+        column = self._source.chains
+        value = None if column is None else _present(pick(columns, column))
+        if value is None or isinstance(value, str):
+            return value
+        if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
+            return "\n".join(value)
+        if isinstance(value, list | tuple) and all(
+            isinstance(chain, list | tuple) and all(isinstance(node, str) for node in chain) for chain in value
+        ):
+            return tuple(tuple(chain) for chain in value)
+        raise wrong_type(str(column), value, "a text or a list of lines such as 1: A->B, or a list of lists of names")
+
+    def _knowledge_points(self, columns: Mapping[str, Any]) -> tuple[str, ...] | None:
+        column = self._source.kp_list
+        if column is None:
+            return None
+        points = _listed(columns, column, "kp_list")
+        if any(not isinstance(point, str) for point in points):
+            raise wrong_type(column, points, "a list of texts, or JSON text of one")
+        return tuple(points)
+
+    def _kept_points(self, columns: Mapping[str, Any], points: tuple[str, ...] | None) -> tuple[int, ...] | None:
+        column = self._source.kp_kept
+        if column is None or points is None:
+            return None
+        kept = _listed(columns, column, "kp_kept")
+        if any(isinstance(place, bool) or not isinstance(place, int) for place in kept):
+            raise wrong_type(column, kept, "a list of whole numbers, or JSON text of one")
+        if outside := [place for place in kept if not 0 <= place < len(points)]:
+            raise Unusable("kp_out_of_range", column=column, outside=outside[:_MANY], points=len(points))
+        if any(one >= other for one, other in pairwise(kept)):
+            raise Unusable("kp_not_ascending", column=column, value=repr(kept)[:_SHOWN])
+        return tuple(kept)
+
     def _responses(self, columns: Mapping[str, Any]) -> dict[str, str | None]:
         given: dict[str, str | None] = {}
         for column in self.responses:
@@ -157,12 +213,55 @@ def _text(columns: Mapping[str, Any], column: str) -> str | None:
     return value
 
 
+def _listed(columns: Mapping[str, Any], column: str, key: str) -> list[Any]:
+    """A column of lists, which a table without lists writes as JSON text."""
+    value = _present(pick(columns, column))
+    if value is None:
+        raise Unusable(f"missing_{key}", column=column)
+    read = value
+    if isinstance(value, str):
+        try:
+            read = json.loads(value)
+        except (ValueError, RecursionError):
+            raise wrong_type(column, value, "a list, or JSON text of one") from None
+    if not isinstance(read, list | tuple):
+        raise wrong_type(column, value, "a list, or JSON text of one")
+    return list(read)
+
+
 def _scalar(columns: Mapping[str, Any], column: str) -> str | None:
     value = _present(pick(columns, column))
     text = text_of(value)
     if value is not None and text is None:
         raise wrong_type(column, value, "text or a finite number")
     return text
+
+
+def _nested(value: Any) -> Any:
+    """Lists and objects as they are, and what stands in them plain."""
+    if isinstance(value, Mapping):
+        return {str(name): _nested(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_nested(inner) for inner in value]
+    return _plain(value)
+
+
+def _entities(columns: Mapping[str, Any], column: str | None) -> tuple[tuple[str, str | None], ...] | None:
+    """Names, each with its type or None: of a list of texts, or of objects with `name` and `type`."""
+    value = None if column is None else _present(pick(columns, column))
+    if value is None:
+        return None
+    found = [_entity(entity) for entity in value] if isinstance(value, list | tuple) else [None]
+    if None in found:
+        raise wrong_type(str(column), value, "a list of names, or of objects with name and type")
+    return tuple(entity for entity in found if entity is not None)
+
+
+def _entity(value: Any) -> tuple[str, str | None] | None:
+    name, kind = (value.get("name"), value.get("type")) if isinstance(value, Mapping) else (value, None)
+    if not isinstance(name, str) or not name.strip() or not isinstance(kind, str | None):
+        return None
+    return name.strip(), (kind or "").strip() or None
 
 
 def _plain(value: Any) -> Any:

@@ -31,6 +31,8 @@ class Decisions:
 
     frame: pl.DataFrame
     tables: Mapping[str, pl.LazyFrame] = field(default_factory=dict)
+    facts: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    """What selectors say of how they chose, by selector; of one that chose several times, the last."""
 
     @property
     def chosen(self) -> pl.DataFrame:
@@ -48,18 +50,21 @@ def decide(plan: Plan, traces: pl.LazyFrame, problems: pl.LazyFrame) -> Decision
     frame = _filtered(plan, traces)
     _reconcile("filters", total, len(frame))
     tables: dict[str, list[pl.LazyFrame]] = {}
+    facts: dict[str, Mapping[str, object]] = {}
     for selector in plan.selectors:
         narrowed = []
         for near, piece in _pieces(selector, frame):
             kept = piece.filter(pl.col("stage").is_null()).drop("stage", "reason", "evidence")
             seen = _with_counts(traces.filter(near), problems.filter(near))
             left = seen.join(kept.lazy(), on="id", how="inner", maintain_order="left")
-            selection: Selection = _run(selector.name, partial(selector.call, left))
+            selection: Selection = _run(selector.name, partial(selector.call, left, **plan.engine_of(selector)))
             narrowed.append(_narrowed(piece, selector.name, selection, left))
+            facts.update({selector.name: selection.facts} if selection.facts else {})
             for name, table in selection.tables.items():
                 tables.setdefault(name, []).append(table)
         frame = pl.concat(narrowed, how="vertical_relaxed")
-    return Decisions(frame, {name: pl.concat(pieces, how="diagonal_relaxed") for name, pieces in tables.items()})
+    joined = {name: pl.concat(pieces, how="diagonal_relaxed") for name, pieces in tables.items()}
+    return Decisions(frame, joined, facts)
 
 
 def _pieces(selector: Plugin, frame: pl.DataFrame) -> Iterator[tuple[pl.Expr, pl.DataFrame]]:

@@ -1,18 +1,18 @@
 """Filters and selectors tried on tables without rows: what does not fit their columns is known before the first token.
 
-Columns that nobody declares cannot be foreseen: those of a score, and those of a method that names none in COLUMNS.
+Columns that nobody declares cannot be foreseen: those of a method or a score without COLUMNS.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from tracemill.schemas.errors import RecipeError, TracemillError
 from tracemill.schemas.rows import Selection
-from tracemill.schemas.tables import NO_COLUMNS, ROWS, polars_types
+from tracemill.schemas.tables import ROWS, polars_types
 
 if TYPE_CHECKING:
     from tracemill.pipelines.catalog import Plugin
@@ -26,14 +26,13 @@ _NOISE = "\n\nThis error occurred"
 
 def check_steps(plan: "Plan") -> None:
     """Raise a RecipeError for a filter or selector that names columns which no trace will have, or has the wrong form."""
-    declared = plan.columns
-    known = declared is not None and not plan.scores
-    traces = pl.DataFrame(schema={**trace_types(), **polars_types(declared or NO_COLUMNS)})
+    known = plan.all_declared
+    traces = pl.DataFrame(schema={**trace_types(), **polars_types(plan.columns)})
     for plugin in plan.filters:
         _try_filter(plugin, traces, all_known=known)
     seen = traces.with_columns(pl.DataFrame(schema=COUNTED)).lazy()
     for plugin in plan.selectors:
-        if (added := _try_selector(plugin, seen, all_known=known)) is None:
+        if (added := _try_selector(plugin, seen, plan.engine_of(plugin), all_known=known)) is None:
             return
         seen = seen.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in added.items())
 
@@ -62,11 +61,13 @@ def _try_filter(plugin: "Plugin", traces: pl.DataFrame, *, all_known: bool) -> N
         )
 
 
-def _try_selector(plugin: "Plugin", traces: pl.LazyFrame, *, all_known: bool) -> dict[str, pl.DataType] | None:
+def _try_selector(
+    plugin: "Plugin", traces: pl.LazyFrame, engine: Mapping[str, Any], *, all_known: bool
+) -> dict[str, pl.DataType] | None:
     """The columns that a selector adds; None where that cannot be told."""
     try:
         with recipes_fault(plugin.name):
-            selection = plugin.call(traces)
+            selection = plugin.call(traces, **engine)
             schema = selection.rows.collect_schema() if isinstance(selection, Selection) else None
     except RecipeError:
         if all_known:

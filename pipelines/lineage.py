@@ -19,13 +19,15 @@ from tracemill.pipelines.sources import source_name
 from tracemill.pipelines.staging import Staged
 from tracemill.pipelines.summaries import shown_summary
 from tracemill.pipelines.toml import to_toml
-from tracemill.schemas.recipe import WEIGHTS, Recipe
+from tracemill.schemas.recipe import FILES, Recipe
 from tracemill.synth.roles import Role
 
 
 def identity_of(plan: Plan, source_hashes: Sequence[str]) -> dict[str, Any]:
     """The recipe without engines and paths, and the content of its sources: what counts for the version id."""
-    recipe = plan.recipe.model_dump(mode="json", exclude={"engines", "models", "source", "tolerate", "budget"})
+    recipe = plan.recipe.model_dump(
+        mode="json", exclude={"engines", "models", "embedder", "source", "tolerate", "budget"}
+    )
     sources = [
         {**source.model_dump(mode="json", exclude={"path"}), "sha256": digest}
         for source, digest in zip(plan.recipe.source, source_hashes, strict=True)
@@ -34,6 +36,7 @@ def identity_of(plan: Plan, source_hashes: Sequence[str]) -> dict[str, Any]:
         **recipe,
         "source": sources,
         "models": {name: _asked(role) for name, role in plan.roles.items()},
+        **({"embedder": plan.embedder.identity} if plan.embedder else {}),
         "verify": {**plan.recipe.verify.model_dump(mode="json"), "use": _base(plan.recipe.verify.use)},
         "synth": _without_folders(_plugin(plan.method)),
         "score": [_plugin(plugin) for plugin in plan.scores],
@@ -53,7 +56,7 @@ def portable(recipe: Recipe) -> dict[str, Any]:
     return dict(_without_folders(recipe.model_dump(mode="json", exclude_none=True)))
 
 
-PLACES = {"path", "name", "tokenizer", "template", "script", "use", *WEIGHTS}
+PLACES = {"path", "name", "tokenizer", "template", "script", "use", *FILES}
 """Keys that may hold a path; a text such as `system = "/no_think"` only looks like one."""
 
 
@@ -84,7 +87,7 @@ def made_from(
     facts = MadeFrom(
         recipe=portable(plan.recipe),
         sources=_sources(plan, source_hashes, staged),
-        models={name: _model_facts(role) for name, role in plan.roles.items()},
+        models=_models(plan),
         engines={name: role.facts() for name, role in plan.roles.items()},
         verifier={
             "use": plan.recipe.verify.use,
@@ -100,9 +103,12 @@ def made_from(
         determinism=determinism(plan),
         code=code_hash(),
         plugins={p.name: p.code for p in (plan.method, *plan.scores, *plan.filters, *plan.selectors)},
+        files=plan.files,
     )
     if summary is not None:
         facts["summary"] = summary
+    if decisions.facts:
+        facts["selected"] = decisions.facts
     if why_partial is not None:
         facts["why_partial"] = why_partial
     return facts
@@ -197,6 +203,16 @@ def _asked(role: Role) -> dict[str, Any]:
         "seeds": role.seeds,
         **({"levels": [asdict(level.adapter) for level in role.levels.values()]} if role.levels else {}),
     }
+
+
+def _models(plan: Plan) -> dict[str, ModelFacts]:
+    models = {name: _model_facts(role) for name, role in plan.roles.items()}
+    if plan.embedder is not None:
+        asked = {**plan.embedder.table.model_dump(mode="json", exclude={"name"}), "identity": plan.embedder.identity}
+        models["embedder"] = ModelFacts(
+            name=plan.embedder.name, revision=plan.embedder.revision, verified=True, asked=asked
+        )
+    return models
 
 
 def _model_facts(role: Role) -> ModelFacts:

@@ -205,7 +205,7 @@ def _row(plan: Plan, problem: Problem, trace: Trace, verdict: Verdict | None) ->
 
 def _opened(solver: Role | None, trace: Trace) -> bool:
     """Whether the text begins inside a thought, because the prompt that it answers opened one."""
-    return solver is not None and trace.key is not None and solver.opens_thought
+    return solver is not None and trace.key is not None and not trace.whole and solver.opens_thought
 
 
 def tools_text(problem: Problem) -> str:

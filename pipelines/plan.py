@@ -20,9 +20,10 @@ from tracemill.schemas.levels import Levels
 from tracemill.schemas.recipe import EngineTable, Recipe, Step
 from tracemill.schemas.request import Capability
 from tracemill.schemas.rows import Problem
-from tracemill.schemas.tables import COMMON, NO_COLUMNS, Kind, declared
+from tracemill.schemas.tables import COMMON, Kind, declared
 from tracemill.schemas.views import MADE_OF, View
 from tracemill.synth.backends.scripted import Reply
+from tracemill.synth.embed import Embedder, open_embedder
 from tracemill.synth.models import open_role
 from tracemill.synth.roles import Role
 from tracemill.synth.verify import Verifier
@@ -43,6 +44,10 @@ class Plan:
     """Ready-made exports by format."""
     roles: Mapping[str, Role]
     verifier: Verifier
+    files: Mapping[str, str]
+    """SHA-256 of each file and folder that the method reads beside the sources, by its name."""
+    embedder: Embedder | None = None
+    """What selectors by meaning get as their `engine`."""
 
     @cached_property
     def synthesis(self) -> str:
@@ -64,15 +69,22 @@ class Plan:
                 for name, role in self.roles.items()
             },
             "verify": self.verifier.identity,
+            "files": self.files,
             "code": code_hash(),
         }
         return hashlib.sha256(msgspec.json.encode(parts, order="sorted", enc_hook=_plain)).hexdigest()
 
     @cached_property
-    def columns(self) -> pa.Schema | None:
-        """The method's own columns of traces as its COLUMNS declares them; None where it declares nothing."""
-        columns = self.method.about("COLUMNS", None)
-        return None if columns is None else declared(columns, where=f"{self.method.name}: COLUMNS")
+    def columns(self) -> pa.Schema:
+        """The columns of traces beyond the common ones, as the COLUMNS of method and scores declare them."""
+        makers = (self.method, *self.scores)
+        schemas = [declared(maker.about("COLUMNS", {}), where=f"{maker.name}: COLUMNS") for maker in makers]
+        return pa.unify_schemas(schemas)
+
+    @property
+    def all_declared(self) -> bool:
+        """Whether traces will have the common columns and `columns`, and no others."""
+        return all(maker.about("COLUMNS", None) is not None for maker in (self.method, *self.scores))
 
     @cached_property
     def own_tables(self) -> Mapping[str, pa.Schema]:
@@ -97,6 +109,10 @@ class Plan:
         text = msgspec.json.encode(problem, order="sorted", enc_hook=_plain)
         return hashlib.sha256(self.synthesis.encode() + text).hexdigest()
 
+    def engine_of(self, selector: Plugin) -> dict[str, Any]:
+        """The argument `engine` for a selector that has one, where the recipe names an encoder."""
+        return {"engine": self.embedder} if self.embedder is not None and selector.takes("engine") else {}
+
     def accepted(self, traces: Sequence[Mapping[str, Any]]) -> int:
         """How many of one problem's traces every filter keeps."""
         if not traces:
@@ -108,13 +124,18 @@ class Plan:
             return frame.filter(~pl.any_horizontal(rejected)).height if rejected else frame.height
 
 
-def resolve(recipe: Recipe, *, given: bool = False, runtime: Path, reply: Reply | None = None) -> Plan:
+def resolve(
+    recipe: Recipe, *, given: bool = False, runtime: Path, reply: Reply | None = None, vectors: Path | None = None
+) -> Plan:
     """Find every plug-in, model and option of `recipe`, or raise a RecipeError that says what to change.
 
-    `given`: the traces are in the source (`tracemill curate`). `runtime` is where running engines leave their records.
+    `given`: the traces are in the source (`tracemill curate`). `runtime` is where running engines leave their records,
+    `vectors` where embeddings are kept.
     """
     method = catalog.find("synth", _method_step(recipe, given=given))
-    roles = {} if given and not recipe.score else _roles(recipe, _levels(method), runtime, reply)
+    _check_given(recipe, method, given=given)
+    asks = not given or recipe.score or recipe.synth  # a method that samples nothing may still count tokens
+    roles = _roles(recipe, _levels(method), runtime, reply) if asks else {}
     plan = Plan(
         recipe=recipe,
         method=method,
@@ -129,6 +150,8 @@ def resolve(recipe: Recipe, *, given: bool = False, runtime: Path, reply: Reply 
         },
         roles=roles,
         verifier=_verifier(recipe),
+        files=_files(method),
+        embedder=_embedder(recipe, runtime, vectors or runtime / "vectors"),
     )
     _check_capabilities(plan)
     _check_tools(plan)
@@ -150,17 +173,54 @@ def code_hash() -> str:
 
 
 def _method_step(recipe: Recipe, *, given: bool) -> Step:
-    if given:
-        if recipe.synth is not None:
-            raise RecipeError("`tracemill curate` takes traces that exist; take [synth] out, or use `tracemill build`")
-        if not all(source.response or source.responses for source in recipe.source):
-            raise RecipeError("`tracemill curate` needs the column of the traces: response = '...' in each [[source]]")
-        return Step(use="given")
-    if recipe.synth is None:
+    if recipe.synth is not None:
+        return recipe.synth
+    if not given:
         raise RecipeError('missing [synth]; add `use = "sample"`, or use `tracemill curate` for traces that exist')
-    if "solver" not in recipe.models:
+    if not all(source.response or source.responses for source in recipe.source):
+        raise RecipeError("`tracemill curate` needs the column of the traces: response = '...' in each [[source]]")
+    return Step(use="given")
+
+
+def _check_given(recipe: Recipe, method: Plugin, *, given: bool) -> None:
+    """A method that takes what a source brings names the keys of the source in GIVEN; no other runs without a model."""
+    if recipe.synth is None:
+        return
+    keys: tuple[str, ...] = method.about("GIVEN", ())
+    if given and not keys:
+        raise RecipeError(
+            f"`tracemill curate` takes what exists, and {method.name} samples; take [synth] out, or use `tracemill build`"
+        )
+    if given:
+        for index, source in enumerate(recipe.source):
+            for key in keys:
+                if getattr(source, key) is None:
+                    raise RecipeError(
+                        f"{method.name} needs source.{index}.{key}: the name of the column that holds them"
+                    )
+    elif keys:
+        raise RecipeError(f"{method.name} samples nothing, it takes what the source brings: use `tracemill curate`")
+    elif "solver" not in recipe.models:
         raise RecipeError("missing [model]; name the model that solves the problems and its max_tokens")
-    return recipe.synth
+
+
+def _files(method: Plugin) -> dict[str, str]:
+    """What the method's `files` says that it reads, by name with a hash of the content."""
+    declare = method.about("files", None)
+    named: list[Path] = [Path(path) for path in method.ask(declare)] if declare is not None else []
+    for path in named:
+        if not path.exists():
+            raise RecipeError(f"{method.name}: no file or folder {path}; write it relative to the recipe, with ./")
+    return {path.name: _content(path) for path in sorted(named)}
+
+
+def _content(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of all files of a folder."""
+    digest = hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
+        with file.open("rb") as stream:
+            digest.update(f"{file.relative_to(path)}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def _levels(method: Plugin) -> Levels | None:
@@ -199,10 +259,21 @@ def _verifier(recipe: Recipe) -> Verifier:
     )
 
 
+def _embedder(recipe: Recipe, runtime: Path, vectors: Path) -> Embedder | None:
+    if recipe.embedder is None:
+        return None
+    if not recipe.select:
+        raise RecipeError("[embedder] serves selectors, and the recipe has no [[select]]; take it out")
+    return open_embedder(recipe.embedder, runtime=runtime, cache=vectors)
+
+
 def _check_capabilities(plan: Plan) -> None:
     """Refuse what a backend cannot do while it costs nothing."""
     for plugin in (plan.method, *plan.scores):
-        needs: Mapping[str, tuple[Capability, ...]] = plugin.about("NEEDS", {})
+        of_options = plugin.about("needs", None)
+        needs: Mapping[str, tuple[Capability, ...]] = (
+            plugin.ask(of_options) if of_options else plugin.about("NEEDS", {})
+        )
         for role, capabilities in needs.items():
             if role not in plan.roles:
                 raise RecipeError(f"{plugin.name} needs a model for the role {role!r}; add [models.{role}]")
@@ -253,7 +324,7 @@ def _check_views(plan: Plan) -> None:
         if name not in MADE_OF:
             continue
         method, sign = MADE_OF[name]
-        if sign not in (plan.columns or NO_COLUMNS).names and sign not in plan.own_tables:
+        if sign not in plan.columns.names and sign not in plan.own_tables:
             raise RecipeError(
                 f"views.{name} needs traces of the method {method}, not of {plan.method.name}; take it out of [views]"
             )

@@ -34,7 +34,7 @@ from tracemill.synth.roles import Role, with_backend
 
 def check(recipe: Recipe, store: Store) -> Iterator[str]:
     """Resolve the recipe, read its sources and reach its servers; a line for each thing found."""
-    plan = resolve(recipe, given=recipe.synth is None, runtime=store.engines_folder)
+    plan = resolve(recipe, given=recipe.synth is None, runtime=store.engines_folder, vectors=store.vectors_folder)
     work = store.work_folder(recipe.name)
     with locked_work(work, recipe.name), Spool(work / "spool.sqlite") as spool:
         read_problems(plan, store, spool, Report())
@@ -85,7 +85,7 @@ async def _reach(plan: Plan) -> None:
 
 def preview(recipe: Recipe, store: Store, *, n: int) -> Iterator[str]:
     """Show the first prompts, sample two probes of n and 4n problems, and forecast the build with ranges."""
-    plan = resolve(recipe, runtime=store.engines_folder)
+    plan = resolve(recipe, runtime=store.engines_folder, vectors=store.vectors_folder)
     work = store.work_folder(recipe.name)
     with (
         locked_work(work, recipe.name),

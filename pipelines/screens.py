@@ -3,9 +3,12 @@
 import fcntl
 import json
 import os
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
 
 from tracemill.pipelines.dataset import Dataset
 from tracemill.pipelines.lineage import shown_accuracy
@@ -23,6 +26,7 @@ def built_lines(built: "Built") -> Iterator[str]:
     """A finished build: accuracy, what was turned down and why, the path, and what to try next."""
     manifest = built.dataset.manifest()
     yield from version_lines(manifest)
+    yield from _views(built.dataset)
     meter = built.tally.meter
     yield f"samples   {meter.samples_new:,} new ({meter.tokens_new:,} tokens), {meter.samples_replayed:,} replayed"
     if built.why_partial:
@@ -110,6 +114,20 @@ def show_lines(dataset: Dataset) -> Iterator[str]:
         yield f"promise   {level['level']}: {level['promise']}"
     yield ""
     yield from version_lines(manifest)
+    yield from _views(dataset)
+
+
+def _views(dataset: Dataset) -> Iterator[str]:
+    """The rows of each view that the recipe asks for; one without rows is not there, and that is said."""
+    asked = tomllib.loads((dataset.path / "recipe.toml").read_text(encoding="utf-8")).get("views", {})
+    counts = {
+        name: sum(pq.read_metadata(file).num_rows for file in (dataset.path / "views" / name).glob("*.parquet"))
+        for name, options in asked.items()
+        if options is not False
+    }
+    if counts:
+        told = (f"{name} {rows:,}" if rows else f"{name} left out, it has no rows" for name, rows in counts.items())
+        yield f"views     {', '.join(told)}"
 
 
 def list_lines(store: Store) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
     <root>/<name>/<version>/     README.md, manifest.json, recipe.toml, <table>/part-00000.parquet
     <root>/<name>/latest         a symlink to the version that the last complete build ended in
-    <root>/.journal .work/<name> .engines                    what builds keep between runs
+    <root>/.journal .work/<name> .engines .vectors           what builds keep between runs
 
 A version is the hash of its content and of what identifies its making, so equal content is the equal version on any machine.
 It appears by one rename after every byte of it is on the disk: if it exists, it is whole.
@@ -53,6 +53,11 @@ class Store:
     def engines_folder(self) -> Path:
         """Where engines that are running leave their records, for whoever has to clean up after a killed build."""
         return _made(self.root / ".engines")
+
+    @property
+    def vectors_folder(self) -> Path:
+        """Where the vectors of embedded texts are kept, a folder for each encoder."""
+        return _made(self.root / ".vectors")
 
     def work_folder(self, name: str) -> Path:
         """Where builds of `name` keep unfinished work between runs."""

@@ -13,12 +13,12 @@ from typing import Any
 
 import polars as pl
 
-from tracemill.pipelines.accuracy import Z95, wilson
 from tracemill.pipelines.foresee import recipes_fault
 from tracemill.pipelines.plan import Plan
 from tracemill.pipelines.staging import Staged
+from tracemill.schemas.intervals import Z95, wilson
 from tracemill.schemas.rows import Mean, Share, Summary
-from tracemill.schemas.tables import NO_COLUMNS, polars_types
+from tracemill.schemas.tables import polars_types
 
 SEEN: Mapping[str, pl.DataType] = {
     "id": pl.String(),
@@ -53,7 +53,7 @@ def shown_summary(summary: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _all_traces(plan: Plan, staged: Staged) -> pl.LazyFrame:
     """Narrow columns of the traces that came on, and of those that the method turned down."""
-    wanted = {**SEEN, **polars_types(plan.columns or NO_COLUMNS)}
+    wanted = {**SEEN, **polars_types(plan.columns)}
     there = staged.traces.scan()
     missing = [pl.lit(None, kind).alias(name) for name, kind in wanted.items() if name not in there.collect_schema()]
     kept = there.with_columns(missing).select(pl.col(name).cast(kind) for name, kind in wanted.items())

@@ -8,13 +8,16 @@
 Everything after the `*` comes from the recipe; its annotations are checked before the first token.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from tracemill.schemas.request import Adapter, Completion, Message, Sampling, TokenScores
-from tracemill.schemas.rows import Outcome, Problem, Selection, Verdict
+from tracemill.schemas.rows import Judgement, Outcome, Problem, Selection, Verdict
 
 PromptLike = str | tuple[Message, ...]
 """Messages, or a text that becomes one user message."""
@@ -55,6 +58,16 @@ class Engine(Protocol):
         """Log-probs of the tokens of `continuation` after `prompt`."""
         ...
 
+    async def judge(
+        self, prompt: PromptLike, answers: Sequence[str], *, role: str = "judge", top: int = 20
+    ) -> Judgement:
+        """How likely the role's reply to `prompt` begins with each of `answers`, of one token each.
+
+        Read from the `top` likeliest tokens of the first position, at most 20, before temperature and truncation. It is no draw:
+        the same question is asked once, by whomever. Needs the capability `logprobs`.
+        """
+        ...
+
     async def verify(self, text: str | Completion, gold: str | None, *, truncated: bool = False) -> Verdict:
         """Whether the final answer of `text` equals `gold`, as the recipe's `[verify]` says.
 
@@ -85,6 +98,42 @@ class Engine(Protocol):
 
     def count_tokens(self, text: str, role: str = "solver") -> int:
         """Tokens of a given text, by the role's tokenizer; words where no model is at hand."""
+        ...
+
+    def token_starts(self, text: str, prompt: PromptLike | None = None, role: str = "solver") -> list[int] | None:
+        """Where in `text` each token of it begins, in characters; with `prompt`, those of the whole conversation.
+
+        The tokens of the prompt, rendered as the model is shown it, come first and begin at negative numbers. None where no
+        tokenizer is at hand.
+        """
+        ...
+
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Texts as vectors, and how much of each text they stand for."""
+
+    vectors: FloatArray
+    """[n, d], each of length one; zero for a text without a token. A large one is mapped from a file."""
+    tokens: npt.NDArray[np.int64]
+    """[n], of the encoder's tokenizer."""
+    covered: npt.NDArray[np.int64]
+    """[n], how many of these the encoder read."""
+
+
+class Embedder(Protocol):
+    """What a selector gets as `engine`: the recipe's `[embedder]`, with the vectors that are known in front of it."""
+
+    @property
+    def identity(self) -> str:
+        """Says which model it is, and how it reads: equal identities give equal vectors."""
+        ...
+
+    def embed(self, texts: Iterable[str], *, chunks: int = 1) -> Embedded:
+        """A vector for each text: of its head where `chunks` is 1, else of up to so many windows spread over it."""
         ...
 
 

@@ -16,11 +16,15 @@ from tracemill.schemas.errors import RecipeError
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 FORMATS = (
     *("trl-sft", "trl-dpo", "trl-kto", "trl-grpo", "verl", "sharegpt", "alpaca", "openrlhf"),
-    *("mixchain-wide", "mixchain-long"),
+    *("mixchain-wide", "mixchain-long", "knowrl"),
+    *("hrm", "trl-prm", "step-pairs", "rest", "omega-pairs"),
+    *("medverse", "petri-linear", "petri-dag"),
 )
 """What `[views]` and `tracemill export --to` know."""
 WEIGHTS = ("adapter", "start", "end")
 """Options of a method that name weights: a folder is meant from the recipe's own."""
+FILES = (*WEIGHTS, "graph", "embedder")
+"""Options of a method that may name a file or a folder, with `./` from the recipe's own."""
 
 
 def _dataset_name(name: str) -> str:
@@ -61,9 +65,15 @@ class Source(_Table):
     answer_format: Literal["plain", "gsm8k", "boxed", "choice"] = "plain"
     options: str | None = None
     solution: str | None = None
+    chains: str | None = None
+    question_entities: str | None = None
+    answer_entities: str | None = None
+    kp_list: str | None = None
+    kp_kept: str | None = None
     difficulty: str | None = None
     response: str | None = None
     responses: tuple[str, ...] = ()
+    steps: str | None = None
     licence: str = "unknown"
     limit: Annotated[int, Field(gt=0)] | None = None
     keep: tuple[Step, ...] = ()
@@ -74,6 +84,8 @@ class Source(_Table):
             raise ValueError("a source needs exactly one of path, hub and ref")
         if self.response is not None and self.responses:
             raise ValueError("give response or responses, not both")
+        if self.kp_kept is not None and self.kp_list is None:
+            raise ValueError("kp_kept holds places in a list of knowledge points: name its column, kp_list, too")
         return self
 
 
@@ -131,6 +143,16 @@ class EngineTable(_Table):
     """vllm, hf: further engine arguments; scripted: how it misbehaves."""
 
 
+class EmbedderTable(_Table):
+    """The sentence encoder that selectors by meaning ask: all that changes its vectors."""
+
+    name: str
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    window: Annotated[int, Field(gt=2)] | None = None
+    prefix: str = ""
+
+
 class VerifyTable(Step):
     """How answers are compared with the gold; unknown options go to a grader of the user's own."""
 
@@ -164,6 +186,7 @@ class Recipe(_Table):
     source: tuple[Source, ...]
     models: Mapping[str, ModelTable] = Field(default_factory=dict)
     engines: Mapping[str, EngineTable] = Field(default_factory=dict)
+    embedder: EmbedderTable | None = None
     verify: VerifyTable = VerifyTable()
     synth: Step | None = None
     score: tuple[Step, ...] = ()
@@ -255,9 +278,10 @@ def _anchor(table: dict[str, Any], folder: Path) -> None:
     for model in _tables(table.get("models")):
         for key in ("name", "tokenizer", "template"):
             _anchor_key(model, key, folder, only_if_path=True)
+    _anchor_key(table.get("embedder"), "name", folder, only_if_path=True)
     for engine in _tables(table.get("engines")):
         _anchor_key(engine, "script", folder, only_if_path=True)
-    for key in WEIGHTS:
+    for key in FILES:
         _anchor_key(table.get("synth"), key, folder, only_if_path=True)
     lists = [table.get(key) for key in ("score", "filters", "select")] + [source.get("keep") for source in sources]
     for step in [table.get("synth"), table.get("verify"), *(step for steps in lists for step in _tables(steps))]:
@@ -330,6 +354,7 @@ _TABLES: Mapping[str, type[BaseModel]] = {
     "source": Source,
     "models": ModelTable,
     "engines": EngineTable,
+    "embedder": EmbedderTable,
     "budget": Budget,
 }
 

@@ -28,8 +28,19 @@ class Problem:
     tools: tuple[Mapping[str, Any], ...] | None = None
     options: tuple[str, ...] | None = None
     solution: str | None = None
+    chains: str | tuple[tuple[str, ...], ...] | None = None
+    """Given ways to the answer: lines such as `1: A->B->C`, or lists of names."""
+    question_entities: tuple[tuple[str, str | None], ...] | None = None
+    """What the question names, by name and type; the type None where it is not told."""
+    answer_entities: tuple[tuple[str, str | None], ...] | None = None
+    kp_list: tuple[str, ...] | None = None
+    """Given knowledge points; None where the source names no such column."""
+    kp_kept: tuple[int, ...] | None = None
+    """The ones of them that somebody chose already: their places, ascending from 0."""
     responses: Mapping[str, str | None] = field(default_factory=dict)
     """Given traces by the column they came from; None is a gap in a list of them."""
+    steps: tuple[Any, ...] | None = None
+    """Given steps as their source has them, for a method to read; None where the source names no such column."""
     meta: Mapping[str, Any] = field(default_factory=dict)
     """The other columns of the source row, for filters."""
 
@@ -49,7 +60,9 @@ class Trace:
     counted: str | None = None
     """Whose count `n_tokens` is, where it is not that of the solver's tokenizer."""
     key: str | None = None
-    """The key of the completion it is made of; None for a given trace."""
+    """The key of the completion it is made of, the last one where there are several; None for a given trace."""
+    whole: bool = False
+    """Whether the text is put together by the method: it then begins outside any thought, whatever the prompts of its parts."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """The method's own columns."""
     verdict: "Verdict | None" = None
@@ -119,6 +132,16 @@ class Verdict:
         return None if self.status == "undecided" else self.status == "equal"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What a judge gives to each answer that it could begin with."""
+
+    probabilities: Mapping[str, float]
+    """By answer, summed over the tokens that spell it; an answer that did not come back is not in it."""
+    returned: tuple[tuple[str, float], ...]
+    """Every token that came back, whatever it says, with its probability, the likeliest first."""
+
+
 @dataclass(frozen=True, slots=True)
 class Share:
     """`part` of `whole`, which is shown with its 95 % interval."""
@@ -151,6 +174,8 @@ class Selection:
 
     rows: pl.LazyFrame
     tables: Mapping[str, pl.LazyFrame] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """How the choice was made, plain data for the manifest: it may differ between machines and is not in the version's id."""
 
 
 def qid(question: str) -> str:

@@ -15,9 +15,10 @@ import msgspec
 from tracemill.schemas.errors import EngineLost, ProblemFailed, RequestRefused
 from tracemill.schemas.plugins import PromptLike
 from tracemill.schemas.request import Adapter, Backend, Completion, Message, Request, Sampling, TokenScores
-from tracemill.schemas.rows import Problem, Verdict
+from tracemill.schemas.rows import Judgement, Problem, Verdict
 from tracemill.synth.gate import Gate, Stopped
 from tracemill.synth.journal import Journal
+from tracemill.synth.judge import judgement
 from tracemill.synth.reply import never_closed
 from tracemill.synth.roles import Role
 from tracemill.synth.verify import Verifier
@@ -204,6 +205,25 @@ class ProblemEngine:
         await self.shop.journal.put(request.key, scores)
         return scores
 
+    async def judge(
+        self, prompt: PromptLike, answers: Sequence[str], *, role: str = "judge", top: int = 20
+    ) -> Judgement:
+        """See schemas/plugins.py."""
+        asked = self._role(role)
+        sampling = Sampling(temperature=0.0, max_tokens=1, logprobs=top)
+        request = asked.request(
+            prompt, sampling=sampling, prefix=None, tools=None, problem_id=self.problem.problem_id, scope="judge"
+        )
+        known = (await self.shop.journal.get([request.key])).get(request.key)
+        if isinstance(known, Completion):
+            completion = known if request.key in self._asked else self._replayed(known)
+        else:
+            completion = await self._complete(asked, request)
+        if request.key not in self._asked:
+            self._asked.add(request.key)
+            self.drawn.append(_drawn(asked, request, completion))
+        return judgement(completion, answers, asked.renderer.text_of if asked.renderer else None)
+
     async def verify(self, text: str | Completion, gold: str | None, *, truncated: bool = False) -> Verdict:
         """See schemas/plugins.py."""
         solver = self.shop.roles.get("solver")
@@ -266,6 +286,11 @@ class ProblemEngine:
     def count_tokens(self, text: str, role: str = "solver") -> int:
         asked = self.shop.roles.get(role)
         return asked.count(text) if asked else len(text.split())
+
+    def token_starts(self, text: str, prompt: PromptLike | None = None, role: str = "solver") -> list[int] | None:
+        """See schemas/plugins.py."""
+        asked = self.shop.roles.get(role)
+        return asked.token_starts(text, prompt, self.problem.tools) if asked else None
 
     def _role(self, name: str) -> Role:
         if name not in self.shop.roles:

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from tracemill.schemas.errors import RecipeError
@@ -63,7 +64,9 @@ def open_role(
     notes = _check_rendering(f"models.{name}", model, send, renderer)
     found = Found(())
     if levels is not None:
-        found = find_levels(levels, model, engine, folder, runtime, lambda key, what: _locate(key, what, runtime))
+        found = find_levels(
+            levels, model, engine, folder, runtime, locate, partial(hash_folder, known=runtime / "weights.hashes")
+        )
     opened = _Opened(name, model, engine, runtime, reply)
     return Role(
         name=name,
@@ -222,16 +225,16 @@ def _hashes(known: Path | None) -> dict[str, str]:
         return {}
 
 
-def _locate(key: str, name: str, runtime: Path) -> tuple[Path, str]:
-    """The folder of a model or an adapter that a recipe names under `key`, and what proves which it is."""
+def locate(key: str, name: str, revision: str | None = None) -> Path:
+    """The folder of a model or an adapter that a recipe names under `key`."""
     folder = _local(name)
     if folder is None:
-        folder, _ = _from_hub(key, name, None)
+        folder, _ = _from_hub(key, name, revision)
     if not folder.is_dir():
         raise RecipeError(
             f"{key}: no folder {folder}; name a folder, a Hub id or one that ships: {', '.join(_embedded())}"
         )
-    return folder, hash_folder(folder, runtime / "weights.hashes")
+    return folder
 
 
 def _embedded() -> list[str]:

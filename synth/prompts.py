@@ -23,10 +23,10 @@ def check_temperature(temperature: float | None) -> None:
 
 def shown(problem: Problem, prompt: str) -> tuple[Message, ...]:
     """The conversation that a problem brings, or else `prompt` with the question in the place of {question}."""
-    return problem.messages or (Message(role="user", content=prompt.replace("{question}", _question(problem))),)
+    return problem.messages or (Message(role="user", content=prompt.replace("{question}", worded(problem))),)
 
 
-def _question(problem: Problem) -> str:
+def worded(problem: Problem) -> str:
     """The question, with the options of a multiple choice under it: `A. Paris`."""
     lettered = [f"{letter}. {text}" for letter, text in zip(ascii_uppercase, problem.options or (), strict=False)]
     return "\n".join([problem.question, *lettered])

@@ -106,8 +106,18 @@ class Renderer:
     def encode(self, text: str, *, special: bool = False) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text, add_special_tokens=special).ids)
 
+    def text_of(self, token: int) -> str:
+        """The text of one token, special ones too."""
+        return self.tokenizer.decode([token], skip_special_tokens=False)
+
     def count(self, text: str) -> int:
         return len(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def token_starts(self, text: str, before: str | None = None) -> list[int]:
+        """Where in `text` each of its tokens begins, in characters; those of a rendered prompt `before` it are negative."""
+        special = before is not None and self.template is None
+        encoded = self.tokenizer.encode((before or "") + text, add_special_tokens=special)
+        return [start - len(before or "") for start, _ in encoded.offsets]
 
     @cached_property
     def _compiled(self) -> Any:

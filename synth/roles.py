@@ -109,6 +109,20 @@ class Role:
         """Tokens of a given text: the tokenizer's where there is one, else words."""
         return self.renderer.count(text) if self.renderer else len(text.split())
 
+    def token_starts(
+        self,
+        text: str,
+        prompt: str | Sequence[Message] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> list[int] | None:
+        """Where each token begins, in characters of `text`, the rendered `prompt` before it; None without a tokenizer."""
+        if self.renderer is None:
+            return None
+        if prompt is None:
+            return self.renderer.token_starts(text)
+        before = self.renderer.text(self.conversation(prompt), tools=tools, **dict(self.template_kwargs or {}))
+        return self.renderer.token_starts(text, before)
+
 
 def _canonical(value: Any) -> str:
     return msgspec.json.encode(value, order="sorted").decode()

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import solve
 from tracemill.pipelines.build import build
-from tracemill.pipelines.screens import built_lines
+from tracemill.pipelines.screens import built_lines, show_lines
 from tracemill.pipelines.store import Dataset, Store
 from tracemill.schemas.errors import CountsDiffer, EngineLost, RecipeError, TooManyFailures
 from tracemill.schemas.recipe import EngineTable, ModelTable, Recipe
@@ -221,6 +221,17 @@ def test_views_of_the_recipe_are_made_with_the_version(recipe: Make, store: Stor
     assert len(sft) == 20
     assert sft["messages"][0].to_list()[-1]["role"] == "assistant"
     assert not (dataset.path / "views" / "verl").exists()
+
+
+def test_a_view_without_rows_is_told(recipe: Make, store: Store, tmp_path: Path):
+    wanted = {"trl-sft": True, "trl-dpo": {"kind": "short_over_long"}, "verl": False}
+    dataset = build(recipe(views=wanted), store, reply=lambda _: "never").dataset
+    assert (
+        list(show_lines(dataset))[-1] == "views     trl-sft left out, it has no rows, trl-dpo left out, it has no rows"
+    )
+    dataset = build(recipe(views=wanted), Store(tmp_path / "fine"), reply=solve).dataset
+    [line] = [line for line in show_lines(dataset) if line.startswith("views ")]
+    assert line.startswith("views     trl-sft 20, trl-dpo ")
 
 
 def test_a_method_that_asks_twice_for_one_draw_is_told_so(recipe: Make, tmp_path: Path, store: Store):

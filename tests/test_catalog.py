@@ -80,7 +80,7 @@ Mine = Callable[..., catalog.Plugin]
         ("synth", {"sample", "given"}),
         ("filters", {"correct", "length", "where", "truncated"}),
         ("selectors", {"keep", "pass_rate"}),
-        ("score", set()),
+        ("score", {"judge_difficulty", "p_true"}),
     ],
 )
 def test_what_ships_is_found_by_name_and_machinery_is_not(kind: catalog.Kind, some: set[str]):
@@ -228,6 +228,7 @@ def test_everything_that_ships_is_taken_with_its_defaults_or_names_the_option_it
         "baseline": "kind: Field required",
         "budget": "tokens: Field required",
         "cisc": "confidence: Field required",
+        "distinct": "by: Field required",
         "exact_target": "rows: Field required",
         "stratified": "by: Field required",
     }

@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 from tests.conftest import PROBLEMS
 from tracemill.pipelines.cli import app
 from tracemill.schemas.recipe import FORMATS
+from tracemill.schemas.views import MADE_OF
 
 COMMANDS: Any = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 SUMMARY = [
@@ -245,7 +246,7 @@ def test_a_store_tells_what_it_holds(tracemill: Run, recipe: str, tmp_path: Path
     assert summary["version"] in tracemill("status", "sums").stdout
 
 
-@pytest.mark.parametrize("form", [name for name in FORMATS if not name.startswith("mixchain")])
+@pytest.mark.parametrize("form", [name for name in FORMATS if name not in MADE_OF])
 def test_a_version_is_exported_for_every_trainer(tracemill: Run, recipe: str, tmp_path: Path, form: str):
     tracemill("build", recipe, "-q")
     out = tmp_path / "deep" / "out"

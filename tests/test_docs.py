@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,25 @@ from tracemill.pipelines import catalog, options
 from tracemill.pipelines.build import Built, build
 from tracemill.pipelines.store import Store
 from tracemill.schemas import errors
-from tracemill.schemas.recipe import Budget, EngineTable, ModelTable, Recipe, Source, VerifyTable, load_recipe
+from tracemill.schemas.recipe import (
+    Budget,
+    EmbedderTable,
+    EngineTable,
+    ModelTable,
+    Recipe,
+    Source,
+    Step,
+    VerifyTable,
+    load_recipe,
+)
 from tracemill.schemas.request import Sampling
-from tracemill.synth import mixchain
+from tracemill.schemas.views import MADE_OF
+from tracemill.synth import hints, mixchain, petri_trace
+from tracemill.synth.hints.strategies import STRATEGIES
 from tracemill.synth.models import open_role
+from tracemill.synth.petri_trace.validators import CHECKS
+from tracemill.synth.step_tree.pairs import PAIR_COLUMNS
+from tracemill.synth.step_tree.rows import ROW_COLUMNS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -106,6 +122,73 @@ def test_replies_of_ones_own_answer_in_place_of_the_script_that_ships(examples: 
     assert all(text.startswith("I thought ") for text in samples["text"])
 
 
+# ---- step-trees.md
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_recipes_of_the_step_tree_guide_load_and_their_options_are_known(number: int, tmp_path: Path):
+    (tmp_path / "guide.toml").write_text(blocks(read("step-trees.md"), "toml")[number])
+    recipe = load_recipe(tmp_path / "guide.toml")
+    assert recipe.synth
+    catalog.find("synth", recipe.synth)
+
+
+def test_the_step_tree_guide_names_every_column_of_rows_and_pairs_and_every_format():
+    guide = read("step-trees.md")
+    rows = section(guide, "## Rows")
+    cells = [row[0] for row in rows_of(rows.partition("**Which nodes.**")[0])]
+    assert set(ROW_COLUMNS) == {name.strip(" `") for cell in cells for name in cell.split(",")}
+    for name in (*PAIR_COLUMNS, "value", "m", "r"):
+        assert f"`{name}`" in rows
+    formats = {row[0].strip("`") for row in rows_of(section(guide, "## Views"))}
+    assert formats == {name for name, (method, _) in MADE_OF.items() if method == "step_tree"}
+
+
+# ---- petri-traces.md
+
+
+def test_the_recipe_of_the_petri_guide_loads_and_its_options_are_known(tmp_path: Path):
+    whole, grounded = blocks(read("petri-traces.md"), "toml")
+    model = '[model]\nname = "any"\nmax_tokens = 9\n'
+    (tmp_path / "nets.toml").write_text(whole)
+    (tmp_path / "grounded.toml").write_text(f'name = "grounded"\n{model}{grounded}')
+    shutil.copy(ROOT / "data" / "graphs" / "medical.csv", tmp_path / "graph.csv")
+    (tmp_path / "MedEmbed-large-v0.1").mkdir()
+    (tmp_path / "MedEmbed-large-v0.1" / "modules.json").write_text("[]")
+    for name in ("nets.toml", "grounded.toml"):
+        recipe = load_recipe(tmp_path / name)
+        assert recipe.synth
+        catalog.find("synth", recipe.synth)
+
+
+@pytest.mark.timeout(180)  # torch, transformers and datasets are imported
+def test_the_examples_of_the_petri_guide_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Together and in order, on a dataset that a scripted model made; torch and transformers are the real ones."""
+    reasoner = str(ROOT / "data" / "models" / "tiny-reasoner")
+    overrides = ("engine.kind=scripted", f"models.solver.tokenizer={reasoner}", "models.solver.dtype=auto")
+    recipe = load_recipe(ROOT / "data" / "recipes" / "petri-medical.toml", overrides)
+    made = build(recipe, Store(tmp_path / "store"), reply=lambda _: r"so it is \boxed{A}").dataset
+    monkeypatch.chdir(tmp_path)
+    examples = "\n".join(blocks(read("petri-traces.md"), "python"))
+    code = examples.replace("data/store/petri-arith/latest", str(made.path)).replace(
+        "data/models/tiny-reasoner", reasoner
+    )
+    said: dict[str, Any] = {}
+    exec(code, said)
+    assert said["mine"]["pos_start"] == said["row"]["pos_start"]  # the same tokenizer and template: the same layout
+    assert said["mask"].shape == (1, said["row"]["seq_len"], said["row"]["seq_len"])
+    assert (tmp_path / "net.pnml").read_text().startswith("<?xml")
+    assert (tmp_path / "net.svg").read_text().startswith("<svg")
+
+
+def test_the_petri_guide_names_every_column_and_every_check():
+    guide = read("petri-traces.md")
+    cells = [row[0] for row in rows_of(section(guide, "## What comes out"))]
+    assert set(petri_trace.COLUMNS) == {name.strip(" `") for cell in cells for name in cell.split(",")}
+    checks = {row[0]: row[1].strip("`") for row in rows_of(section(guide, "## What is checked"))}
+    assert checks == CHECKS
+
+
 # ---- mixchain.md
 
 
@@ -127,6 +210,34 @@ def test_the_mixchain_guide_names_every_column_of_its_traces():
     assert set(mixchain.COLUMNS) <= named
 
 
+# ---- hints.md
+
+
+def test_the_recipe_of_the_hints_guide_loads_and_its_options_are_known(tmp_path: Path):
+    [text] = blocks(read("hints.md"), "toml")
+    (tmp_path / "hints.toml").write_text(text, encoding="utf-8")
+    recipe = load_recipe(tmp_path / "hints.toml")
+    assert recipe.synth is not None
+    assert catalog.find("synth", recipe.synth).name == "hints"
+
+
+def test_the_hints_guide_names_every_column_table_and_strategy():
+    page = read("hints.md")
+    names = {name for row in rows_of(section(page, "## What comes out")) for name in re.findall(r"`(\w+)`", row[0])}
+    assert {*hints.COLUMNS, *hints.TABLES} <= names
+    told = {name for row in rows_of(section(page, "## Strategies")) for name in re.findall(r"`(\w+)`", row[0])}
+    assert told == {*STRATEGIES, "given"}
+
+
+def test_the_guide_to_selection_runs_and_its_options_are_known():
+    text = read("selection.md")
+    for code in blocks(text, "python"):
+        exec(compile(code, "selection.md", "exec"), {})
+    [recipe] = blocks(text, "toml")
+    [step] = tomllib.loads(recipe)["select"]
+    assert catalog.find("selectors", Step.model_validate(step))
+
+
 # ---- recipe.md
 
 PAGES: Mapping[str, type[BaseModel]] = {
@@ -134,6 +245,7 @@ PAGES: Mapping[str, type[BaseModel]] = {
     "## [[source]]": Source,
     "## [model]": ModelTable,
     "## [engine]": EngineTable,
+    "## [embedder]": EmbedderTable,
     "## [verify]": VerifyTable,
     "## [budget]": Budget,
 }

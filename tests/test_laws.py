@@ -25,7 +25,7 @@ from tracemill.schemas.errors import EngineLost
 from tracemill.schemas.recipe import Recipe, Step, parse_recipe
 from tracemill.schemas.request import Request
 from tracemill.schemas.rows import draw, qid
-from tracemill.schemas.tables import ROWS
+from tracemill.schemas.tables import ROWS, declared, polars_types
 from tracemill.synth.backends.scripted import Scripted, guess
 
 
@@ -43,13 +43,56 @@ class Case:
     """False where the method takes what the source brings (`tracemill curate`)."""
 
 
+def in_steps(request: Request) -> str:
+    """A solution of up to four steps behind what is there; the further it has come wrong, the rarer it ends right."""
+    number, prefix = int(request.problem_id[1:]), str(request.prefix or "")
+    height, luck = prefix.count("# Step"), request.rng_seed % 10
+    rest = range(height + 1, height + 2 + request.rng_seed % (5 - min(height, 4)))
+    steps = "".join(f"# Step {n}\nstep {n} the {luck % 2} way\n" for n in rest)
+    wrong = luck + 3 * prefix.count("1 way") + number % 4 > 8
+    return f"{steps}# Answer\n\\boxed{{{2 * number + 1 + wrong}}}\n# END!"
+
+
 METHODS: dict[str, Case] = {
     "sample": Case(options={"n": 5}),
     "mixchain": Case(options={"adapter": "longer", "alphas": [0.2, 0.5, 0.8]}),
+    "petri_trace": Case(
+        options={"refine": [], "rounds": 2},
+        columns=lambda i: {"chains": "1: A->B->end\n2: C->B\n3: C->D->end" if i % 5 else "1: A->A"},
+        source={"chains": "chains"},
+    ),
+    "hints": Case(
+        options={"strategies": ["css", "random"], "m": 4, "evaluate": 1},
+        columns=lambda i: {"kp_list": [f"Add {i}.", f"Then {i + 1} more.", "Carry the ten."][: i % 4]},
+        source={"kp_list": "kp_list"},
+    ),
     "given": Case(
         columns=lambda i: {"a": {"text": rf"so \boxed{{{2 * i + 1}}}"}, "b": {"text": rf"\boxed{{{i}}}" if i % 3 else None}},
         source={"responses": ["a.text", "b.text"]},
         samples=False,
+    ),
+    "human_steps": Case(
+        columns=lambda i: {"label": {"steps": [
+            {"completions": [{"text": f"add {i}", "rating": 1}, {"text": f"add {j}", "rating": j % 3 - 1}], "chosen_completion": 0}
+            for j in range(i % 5)
+        ]}},
+        source={"steps": "label.steps"},
+        recipe={"synth": {"use": "human_steps"}, "filters": [], "select": []},
+        samples=False,
+    ),
+    "given_tree": Case(
+        columns=lambda i: {"nodes": [
+            {"id": j, "parent_id": None if j < 5 else j % 5, "step": f"step {j} of {i}", "leaf_kind": ["wrong", "correct"][j * i % 2]}
+            for j in range(i)
+        ]},
+        source={"steps": "nodes"},
+        recipe={"synth": {"use": "given_tree", "pair_edits": 1}, "filters": [], "select": []},
+        samples=False,
+    ),
+    "step_tree": Case(
+        options={"prefilter": 8, "search_limit": 3, "temperature": 1.0},
+        recipe={"filters": [], "select": []},
+        reply=in_steps,
     ),
 }  # fmt: skip
 """One case a method. A new method is not done before it stands here: its laws are then tested with all others."""
@@ -261,10 +304,13 @@ def test_counts_are_whole_numbers_and_undecided_stands_inside_the_total_and_neve
         verdicts = found["samples"]["verdict"]
         assert roles["total"].sum() == len(verdicts)
         assert roles["correct"].sum() == (verdicts == "equal").sum()
-        assert roles["undecided"].sum() == verdicts.str.starts_with("undecided").sum()
-    declared = catalog.find("synth", step_of(method)).about("COLUMNS", {})
+        assert roles["undecided"].sum() == (
+            verdicts.str.starts_with("undecided").fill_null(value=True).sum()  # what is no answer has no verdict
+        )
+    plugin = catalog.find("synth", step_of(method))
+    declared = [plugin.about("COLUMNS", {}), *plugin.about("TABLES", {}).values()]
     measures = {
-        name for name, kind in declared.items() if kind is float
+        name for columns in declared for name, kind in columns.items() if kind is float
     }  # what a method measures, and decides nothing by
     floats = {name for frame in found.values() for name, dtype in frame.schema.items() if dtype.is_float()}
     assert {name.rstrip("0123456789").rstrip("_") for name in floats} <= measures, (
@@ -276,9 +322,9 @@ def test_counts_are_whole_numbers_and_undecided_stands_inside_the_total_and_neve
 def test_a_methods_traces_have_the_columns_that_it_declares_and_no_others(method: str, calm: Callable[[str], Built]):
     found = tables(calm(method))
     traces = found.get("traces", found["rows"])
-    declared = catalog.find("synth", step_of(method)).about("COLUMNS", {})
-    assert set(traces.columns) == {*ROWS.names, *declared}
-    assert traces.select(*declared).schema == pl.DataFrame(schema=dict(declared)).schema
+    columns = declared(catalog.find("synth", step_of(method)).about("COLUMNS", {}), where=method)
+    assert set(traces.columns) == {*ROWS.names, *columns.names}
+    assert traces.select(columns.names).schema == polars_types(columns)
 
 
 def step_of(method: str) -> Step:

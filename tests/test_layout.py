@@ -27,12 +27,27 @@ MAY_IMPORT = {
 }
 HEAVY = {
     *("vllm", "torch", "datasets", "transformers", "peft", "sympy", "math_verify", "prefect", "dask", "distributed"),
-    "py3langid",
+    *("py3langid", "rensa", "rustworkx", "sentence_transformers", "sklearn"),
 }
 MACHINERY = {
-    "synth": {"engine", "fit", "gate", "journal", "models", "prompts", "render", "reply", "roles"},
+    "synth": {
+        *(
+            "embed",
+            "engine",
+            "fit",
+            "gate",
+            "journal",
+            "judge",
+            "models",
+            "prompts",
+            "render",
+            "reply",
+            "roles",
+            "vectors",
+        ),
+    },
     "filters": {"bounds", "texts"},
-    "selectors": {"shares"},
+    "selectors": {"shares", "meaning", "near", "keeping", "tiles", "clusters", "votes"},
 }
 """Files that are no plug-ins; all else there must have the form of one."""
 
@@ -168,6 +183,11 @@ def tracked_files() -> list[Path]:
         pytest.skip("not a git checkout")
     files = (ROOT / name for name in done.stdout.decode().split("\0") if name)
     return [file for file in files if file.is_file() and not file.is_symlink()]
+
+
+def test_no_merge_was_left_half_done() -> None:
+    marks = re.compile(rb"^(?:<{7}|>{7}) ", re.MULTILINE)
+    assert [str(file.relative_to(ROOT)) for file in tracked_files() if marks.search(file.read_bytes())] == []
 
 
 def test_no_tracked_file_names_a_folder_of_somebodys_machine() -> None:

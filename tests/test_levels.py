@@ -203,6 +203,21 @@ def test_further_tokens_of_the_end_are_taken_as_they_are(tmp_path: Path):
     assert torch.equal(made[:12], first + 0.5 * (second[:12] - first))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "value"), [("float32", float("nan")), ("float16", 60000.0), ("bfloat16", float("inf"))]
+)
+def test_weights_that_are_not_finite_are_not_merged(dtype: str, value: float, tmp_path: Path):
+    start, end = model(tmp_path / "a", 1, dtype=dtype), model(tmp_path / "b", 2, dtype=dtype)
+    for folder, sign in ((start, -1), (end, 1)):
+        for file in folder.glob("*.safetensors"):
+            loaded = safetensors_torch.load_file(file)
+            tensors = {n: torch.full_like(t, sign * value) if t.is_floating_point() else t for n, t in loaded.items()}
+            safetensors_torch.save_file(tensors, file)
+    with pytest.raises(RecipeError, match=r"at alpha 1\.5 is not finite"):
+        merge(Line(start, end), "1.5", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_merge_that_fails_leaves_nothing(tmp_path: Path):
     start, end = model(tmp_path / "a", 1), model(tmp_path / "b", 2)
     file = end / "model-00002-of-00002.safetensors"
@@ -285,6 +300,12 @@ def test_a_scaled_adapter_is_the_adapter_with_its_alpha_scaled(tmp_path: Path):
     assert again == made
 
 
+@pytest.mark.parametrize("name", ["q_proj", "self_attn.q_proj", r"model\.layers\.\d+\.self_attn\.q_proj"])
+def test_a_rank_pattern_counts_for_the_modules_that_it_names(name: str, tmp_path: Path):
+    folder = lora(tmp_path / "lora", rank=2, r=8, rank_pattern={"k_proj": 4, name: 2})
+    assert check_adapter(folder, model(tmp_path / "base", 1)) == 2
+
+
 def test_the_hash_of_an_adapter_is_of_its_content_and_not_of_its_name(tmp_path: Path):
     first, same, other = lora(tmp_path / "a"), lora(tmp_path / "b"), lora(tmp_path / "c", lora_alpha=16)
     assert hash_adapter(first) == hash_adapter(same) != hash_adapter(other)
@@ -301,7 +322,13 @@ def test_the_hash_of_an_adapter_is_of_its_content_and_not_of_its_name(tmp_path: 
         ({"bias": "all"}, "biases"),
         ({"modules_to_save": ["lm_head"]}, "replaces whole modules"),
         ({"lora_alpha": "32"}, "lora_alpha is '32', not a number"),
-        ({"r": 4}, "says r = 4, and model.layers.0.self_attn.q_proj is of rank 2"),
+        ({"r": 4}, "gives model.layers.0.self_attn.q_proj rank 4, and its tensors are of rank 2"),
+        (
+            {"rank_pattern": {"q_proj": 4}},
+            "gives model.layers.0.self_attn.q_proj rank 4, and its tensors are of rank 2",
+        ),
+        ({"r": 4, "rank_pattern": {"k_proj": 2}}, "gives model.layers.0.self_attn.q_proj rank 4"),
+        ({"rank_pattern": {"q_(": 4}}, "rank_pattern names 'q_(', which is no regular expression"),
     ],
 )
 def test_adapters_that_no_scale_fits_are_refused(make: dict[str, Any], said: str, tmp_path: Path):

@@ -410,7 +410,8 @@ def test_a_file_that_may_not_be_read_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "mapped", ["id", "answer", "solution", "difficulty", "response", "options", "messages", "tools"]
+    "mapped",
+    ["id", "answer", "solution", "difficulty", "response", "options", "messages", "tools", "question_entities"],
 )
 def test_a_column_that_no_row_has_is_an_error_that_names_those_there_are(mapped: str, tmp_path: Path) -> None:
     path = jsonl(tmp_path / "x.jsonl", {**GOOD, "a": {"text": "x"}})
@@ -431,6 +432,25 @@ def test_a_rare_column_is_no_misspelt_one(tmp_path: Path) -> None:
     rows = [{"id": number, "question": "q"} for number in range(1500)]
     path = jsonl(tmp_path / "x.jsonl", *rows, {"question": "r", "proof": "p"})
     assert problems(path, solution="proof")[-1].solution == "p"
+
+
+def test_entities_are_names_or_objects_with_a_type_and_anything_else_turns_the_row_down(tmp_path: Path) -> None:
+    both = {"question_entities": "q", "answer_entities": "a"}
+    rows = [
+        {"q": [{"name": " polyuria ", "type": "sign"}, {"name": "thirst"}], "a": ["insulin"]},
+        {"q": None, "a": []},
+        *(
+            {"q": wrong, "a": ["x"]}
+            for wrong in ("polyuria", [1], [{"type": "sign"}], [" "], [{"name": "x", "type": 1}])
+        ),
+    ]
+    path = jsonl(tmp_path / "x.jsonl", *({**GOOD, "id": str(n), **row} for n, row in enumerate(rows)))
+    first, second = problems(path, **both)
+    assert first.question_entities == (("polyuria", "sign"), ("thirst", None))
+    assert first.answer_entities == (("insulin", None),)
+    assert (second.question_entities, second.answer_entities) == (None, ())
+    assert {row.reason for row in rejections(path, **both)} == {"wrong_type"}
+    assert len(rejections(path, **both)) == 5
 
 
 # ---- hashes

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from tracemill.synth.tiny.card import MEASURED, card, expected, find, pooled, wilson
+from tracemill.schemas.intervals import wilson
+from tracemill.synth.tiny.card import MEASURED, card, expected, find, pooled
 from tracemill.synth.tiny.evaluate import Sampler, along, is_right, skills
 from tracemill.synth.tiny.held_out import measured
 from tracemill.synth.tiny.texts import plan
@@ -61,8 +62,8 @@ def test_the_card_is_what_its_numbers_give() -> None:
 
 def test_the_card_has_two_seeds_and_says_where_a_third_is_expected(numbers: Any) -> None:
     assert len(numbers) == 2
-    assert wilson(50, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
-    assert expected([{"right": 50, "n": 100}, {"right": 60, "n": 100}]) == (wilson(50, 100)[0], wilson(60, 100)[1])
+    assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    assert expected([{"right": 50, "n": 100}, {"right": 60, "n": 100}]) == (wilson(0.5, 100)[0], wilson(0.6, 100)[1])
 
 
 def test_sampled_accuracy_over_all_tasks_falls_with_difficulty_and_leaves_something_to_verify(numbers: Any) -> None:
@@ -107,7 +108,7 @@ def test_what_counts_as_right() -> None:
 def test_the_committed_weights_reach_the_numbers_of_the_card(numbers: Any) -> None:
     for cell in skills(Sampler(BASE), 20):
         known = pooled(find(numbers[0], "skills", cell.row, cell.temperature, cell.level))
-        low, high = wilson(cell.right, cell.n, z=3.3)
+        low, high = wilson(cell.right / cell.n, cell.n, z=3.3)
         assert low <= known["right"] / known["n"] <= high, cell
 
 

@@ -18,7 +18,7 @@ from tracemill.pipelines.export import export, lengths
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import FORMATS
 from tracemill.schemas.tables import PROBLEMS, REJECTED, ROWS, SAMPLES, Talk, stored
-from tracemill.schemas.views import alpaca, openrlhf, sharegpt, trl_kto
+from tracemill.schemas.views import MADE_OF, alpaca, openrlhf, sharegpt, trl_kto
 
 Row = dict[str, Any]
 TOOLS = json.dumps([{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}])
@@ -254,7 +254,7 @@ def test_an_export_has_the_columns_that_its_trainer_reads_and_datasets_opens_it(
 
 
 def test_every_format_of_a_trainer_has_its_columns_listed() -> None:
-    assert [name for name in FORMATS if not name.startswith("mixchain")] == list(READ)
+    assert [name for name in FORMATS if name not in MADE_OF] == list(READ)
 
 
 def test_the_length_of_answers_is_told_with_who_counted(dataset: Path, tmp_path: Path) -> None:

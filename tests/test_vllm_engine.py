@@ -76,6 +76,18 @@ async def test_a_forced_prefix_is_not_part_of_the_completion(engine: Vllm) -> No
     assert spoken.text.startswith(" 12")
 
 
+async def test_what_comes_out_of_the_prefix_cache_is_counted(engine: Vllm) -> None:
+    block = engine.facts()["block_size"]
+    long = tuple(range(5, 105)) * (block // 50)  # two blocks, and whatever they say
+    ask = {"prompt": long, "sampling": {"max_tokens": 1}, "scope": "cache"}
+    await engine.complete(request(0, **ask))
+    before = engine.facts()
+    await engine.complete(request(1, **ask))
+    after = engine.facts()
+    assert after["prompt_tokens"] - before["prompt_tokens"] == len(long)
+    assert after["cached_tokens"] - before["cached_tokens"] == len(long) // block * block
+
+
 async def test_merged_weights_are_the_model_that_is_loaded_and_draw_by_their_own_key(engine: Vllm) -> None:
     merged = Adapter(name="a..b", revision="a..b", scale="0.2", kind="merged")
     plain, other = [await engine.complete(request(adapter=adapter)) for adapter in (None, merged)]

@@ -17,6 +17,8 @@ _TRACE = pl.Struct(
     }
 )
 """What a pair needs of a trace that was turned down."""
+SEVERAL_PROMPTS = frozenset({"subset_accuracies"})
+"""Tables that tell a version whose samples answer more prompts than one a problem: hints are shown in many subsets."""
 
 
 def chosen(tables: Tables) -> pl.LazyFrame:
@@ -46,10 +48,19 @@ def checkable(tables: Tables) -> pl.LazyFrame:
     )
 
 
+def _to_one_prompt(tables: Tables, answers: pl.LazyFrame) -> pl.LazyFrame:
+    """The answers to the prompt that `problems` has, where a method asks its problems in several ways: those it made traces of."""
+    if not SEVERAL_PROMPTS & tables.keys():
+        return answers
+    down = table(tables, "rejected").filter(pl.col("id").is_not_null())
+    turned_down = down.select(pl.col("row").str.json_decode(pl.Struct({"key": pl.String})).struct.field("key"))
+    return answers.join(pl.concat([chosen(tables).select("key"), turned_down]), on="key", how="semi")
+
+
 def candidates(tables: Tables, role: str) -> tuple[pl.LazyFrame, pl.LazyFrame]:
     """Every answer of a role that is right or wrong, narrow, and the text of each by key."""
     if "samples" in tables:
-        answers = tables["samples"].filter(pl.col("role") == role)
+        answers = _to_one_prompt(tables, tables["samples"].filter(pl.col("role") == role))
         answers = answers.select("key", "problem_id", "text", "n_tokens", "finish_reason", "verdict")
     else:  # nothing was sampled here: the given traces are the rows, and what stands in `rejected`
         down = table(tables, "rejected").filter(pl.col("id").is_not_null())
@@ -70,6 +81,7 @@ def candidates(tables: Tables, role: str) -> tuple[pl.LazyFrame, pl.LazyFrame]:
     return alike, answers.select("key", "text")
 
 
-def answer(column: str) -> pl.Expr:
-    """A text as a conversation of one turn."""
-    return pl.concat_list(pl.struct(pl.lit("assistant").alias("role"), pl.col(column).alias("content")))
+def answer(text: str | pl.Expr) -> pl.Expr:
+    """A text, or the text in a column, as a conversation of one turn."""
+    content = pl.col(text) if isinstance(text, str) else text
+    return pl.concat_list(pl.struct(pl.lit("assistant").alias("role"), content.alias("content")))

@@ -39,8 +39,18 @@ class Node:
     """The iteration of the search that made it."""
     is_first_error: bool = False
     non_monotone: bool = False
+    label_hard: int | None = None
+    """1 where the value is above the threshold of the search, 0 where it is not, None where that is unknown."""
+    label_source: Literal["drawn", "implied", "outcome", "human"] | None = None
+    """What the hard label rests on: rollouts from this prefix, a right solution that goes through it, or the answer that ends here."""
+    rollout_tokens: int = 0
+    """Tokens of the rollouts that were drawn from this prefix, or of the draws that looked for the next step."""
     merged: tuple[str, ...] = ()
     """Names of the nodes whose steps were joined into this one's, itself among them; empty where nothing was."""
+    key: str | None = None
+    """The key of the completion that the step was cut from."""
+    steps_left: int | None = None
+    """The fewest further steps of a right solution drawn from here, where that is known of more than the nodes below."""
 
     @property
     def height(self) -> int:

@@ -9,12 +9,12 @@ can be written again: `--models` left out.
 
 import argparse
 import json
-import math
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tracemill.schemas.intervals import wilson
 from tracemill.synth.tiny.texts import HARD
 
 MODELS = Path(__file__).resolve().parents[2] / "data" / "models"
@@ -34,14 +34,6 @@ TITLES = {
 }
 
 
-def wilson(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson 1927: the score interval of a share."""
-    share, slack = right / n, z * z / n
-    middle = (share + slack / 2) / (1 + slack)
-    reach = z * math.sqrt(share * (1 - share) / n + slack / (4 * n)) / (1 + slack)
-    return max(0.0, middle - reach), min(1.0, middle + reach)
-
-
 def pooled(cells: Cells) -> dict[str, Any]:
     """One cell for several: sums, and the mean of the tokens over all answers."""
     n = sum(cell["n"] for cell in cells)
@@ -55,7 +47,7 @@ def pooled(cells: Cells) -> dict[str, Any]:
 
 def expected(cells: Cells) -> tuple[float, float]:
     """Where another seed is expected: from the lowest end to the highest of the seeds' intervals."""
-    ends = [wilson(cell["right"], cell["n"]) for cell in cells]
+    ends = [wilson(cell["right"] / cell["n"], cell["n"]) for cell in cells]
     return min(low for low, _ in ends), max(high for _, high in ends)
 
 

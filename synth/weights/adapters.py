@@ -148,8 +148,10 @@ def _check_pair(
     low, high = pair["A"].shape, pair["B"].shape
     if len(low) != 2 or len(high) != 2 or low[0] != high[1]:
         raise RecipeError(f"adapter {folder}: {module} has A of {list(low)} and B of {list(high)}; their ranks differ")
-    if low[0] != config["r"] and not config.get("rank_pattern"):
-        raise RecipeError(f"adapter {folder}: {CONFIG} says r = {config['r']}, and {module} is of rank {low[0]}")
+    if low[0] != (rank := _rank_of(module, config)):
+        raise RecipeError(
+            f"adapter {folder}: {CONFIG} gives {module} rank {rank}, and its tensors are of rank {low[0]}"
+        )
     if f"{module}.weight" not in weights:
         if any(name.startswith(f"{module}.") for name in weights):
             return low[0]  # packed weights of a quantised model, whose shape says nothing
@@ -161,6 +163,20 @@ def _check_pair(
             f"adapter {folder} is for another model: {module} is {list(wanted)} to it, and {have} in {base}"
         )
     return low[0]
+
+
+def _rank_of(module: str, config: Mapping[str, Any]) -> Any:
+    """`r`, or what the first entry of `rank_pattern` says whose name, a regular expression, ends the module's."""
+    for name, rank in (config.get("rank_pattern") or {}).items():
+        try:
+            named = re.fullmatch(rf"(.*\.)?({name})", module)
+        except re.error as error:
+            raise RecipeError(
+                f"{CONFIG}: rank_pattern names {name!r}, which is no regular expression: {error}"
+            ) from None
+        if named:
+            return rank
+    return config["r"]
 
 
 def _shapes_of(base: Path) -> dict[str, tuple[int, ...]]:

@@ -40,12 +40,20 @@ class Found:
     """The models to merge."""
 
 
-Locate = Callable[[str, str], tuple[Path, str]]
-"""From the key of a recipe that names a model or an adapter, and the name, to its folder and revision."""
+Locate = Callable[[str, str], Path]
+"""From the key of a recipe that names a model or an adapter, and the name, to its folder."""
+Prove = Callable[[Path], str]
+"""From a model's folder to what proves which model it is."""
 
 
 def find_levels(
-    levels: Levels, model: ModelTable, engine: EngineTable, base: Path | None, runtime: Path, locate: Locate
+    levels: Levels,
+    model: ModelTable,
+    engine: EngineTable,
+    base: Path | None,
+    runtime: Path,
+    locate: Locate,
+    prove: Prove,
 ) -> Found:
     """Resolve `levels` for the engine that is to serve them; `base` is the folder of the role's own model."""
     if engine.kind == "openai":
@@ -65,7 +73,7 @@ def find_levels(
     if levels.adapter is not None:
         return _adapted(levels, levels.adapter, base, runtime, locate)
     assert levels.end is not None  # noqa: S101 - one of the two directions is given
-    return _merged(levels, levels.end, base, locate)
+    return _merged(levels, levels.end, base, locate, prove)
 
 
 def _one_direction(levels: Levels) -> None:
@@ -104,7 +112,7 @@ def _served(levels: Levels, model: ModelTable) -> tuple[Adapter, ...]:
 
 
 def _adapted(levels: Levels, name: str, base: Path, runtime: Path, locate: Locate) -> Found:
-    folder, _ = locate("synth.adapter", name)
+    folder = locate("synth.adapter", name)
     rank = check_adapter(folder, base)
     revision = hash_adapter(folder)
     shown = folder.name if Path(name).name == folder.name else name
@@ -118,8 +126,11 @@ def _with_zero(adapters: tuple[Adapter, ...]) -> tuple[Adapter, ...]:
     return adapters if zero in adapters else (zero, *adapters)
 
 
-def _merged(levels: Levels, end: str, base: Path, locate: Locate) -> Found:
-    (first, before), (second, after) = _ends(levels, end, base, locate)
+def _merged(levels: Levels, end: str, base: Path, locate: Locate, prove: Prove) -> Found:
+    first, second = locate("synth.start", levels.start or str(base)), locate("synth.end", end)
+    before, after = prove(first), prove(second)
+    if before == after:
+        raise RecipeError(f"synth.start and synth.end are one model, {end}: there is no direction between them")
     line = Line(first, second)
     line.check()
     if first != base:
@@ -127,14 +138,6 @@ def _merged(levels: Levels, end: str, base: Path, locate: Locate) -> Found:
     name = f"{Path(levels.start or base.name).name}..{Path(end).name}"
     revision = f"{before}..{after}"
     return Found(tuple(Adapter(name=name, revision=revision, scale=s, kind="merged") for s in levels.scales), line=line)
-
-
-def _ends(levels: Levels, end: str, base: Path, locate: Locate) -> Sequence[tuple[Path, str]]:
-    first = locate("synth.start", levels.start or str(base))
-    second = locate("synth.end", end)
-    if first[1] == second[1]:
-        raise RecipeError(f"synth.start and synth.end are one model, {end}: there is no direction between them")
-    return first, second
 
 
 class Merged:

@@ -205,7 +205,13 @@ def _mixed(
         if at < shared:
             left = _read(mine, from_start, at, min(PIECE, shared - at), wide=wide)
             right[: len(left)] = left if whole else _between(left, right[: len(left)], alpha)
-        yield _bytes(right.to(_dtype(mine.dtype)))
+        cast = right.to(_dtype(mine.dtype))
+        if not cast.isfinite().all():
+            raise RecipeError(
+                f"{mine.name} at alpha {alpha} is not finite in {mine.dtype}: {mine.file} or {its.file} holds NaN or infinity, or "
+                "their sum is out of range"
+            )
+        yield _bytes(cast)
 
 
 def _between(left: "torch.Tensor", right: "torch.Tensor", alpha: str) -> "torch.Tensor":

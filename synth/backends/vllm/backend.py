@@ -77,6 +77,7 @@ class Vllm:
         self._news = ""
         self._answered = 0
         self._rebuilds = 0
+        self._read = {"prompt_tokens": 0, "cached_tokens": 0}
 
     async def start(self) -> None:
         if self._command == HOST:
@@ -122,7 +123,8 @@ class Vllm:
             await host.close(gently=10.0)
 
     def facts(self) -> dict[str, Any]:
-        return {**self._facts, "args": dict(self._given), "rebuilds": self._rebuilds}
+        """What the engine says of itself; `cached_tokens` of the `prompt_tokens` read so far came out of its prefix cache."""
+        return {**self._facts, "args": dict(self._given), "rebuilds": self._rebuilds, **self._read}
 
     def progress(self) -> Sequence[str]:
         return [self._news] if self._news else []
@@ -164,6 +166,9 @@ class Vllm:
             call.answer.set_exception(RequestRefused(f"vLLM will not answer this request: {frame.message}"))
         else:
             self._answered += 1
+            if isinstance(frame, Answer):
+                self._read["prompt_tokens"] += frame.prompt_tokens
+                self._read["cached_tokens"] += frame.cached_tokens
             call.answer.set_result(frame)
         self._admit()
 

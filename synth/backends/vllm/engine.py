@@ -119,6 +119,7 @@ def facts(engine: Any) -> dict[str, Any]:
         "max_num_batched_tokens": scheduler.max_num_batched_tokens,
         "chunked_prefill": scheduler.enable_chunked_prefill,
         "prefix_caching": cache.enable_prefix_caching,
+        "block_size": cache.block_size,
         "batch_invariant": os.environ.get("VLLM_BATCH_INVARIANT", "0") not in ("", "0"),
         "threads": os.environ.get("OMP_NUM_THREADS"),
     }
@@ -177,6 +178,7 @@ class Requests:
             array("i", ids).tobytes(),
             logprobs,
             top,
+            getattr(output, "num_cached_tokens", None) or 0,
         )
 
     async def scores(self, ask: Ask) -> Scores:

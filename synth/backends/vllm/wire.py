@@ -72,6 +72,8 @@ class Answer(msgspec.Struct, tag="answer", array_like=True, frozen=True):
     token_ids: bytes
     logprobs: bytes | None = None
     top: tuple[tuple[tuple[int, float], ...], ...] | None = None
+    cached_tokens: int = 0
+    """Of the prompt, those that the engine took from its prefix cache."""
 
 
 class Scores(msgspec.Struct, tag="scores", array_like=True, frozen=True):

@@ -1,0 +1,85 @@
+"""The strategies side by side: how many answers are right with what each keeps, how many points that is, and what it cost."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from tracemill.schemas.rows import Mean, Summary
+
+
+def summary(
+    traces: pl.LazyFrame,  # noqa: ARG001 - the choices stand in a table of their own
+    *,
+    tables: Mapping[str, pl.LazyFrame],
+    strategies: Sequence[str],
+    evaluate: int,
+) -> Summary:
+    """A row a strategy, every problem weighing the same, with intervals over problems; the reports stand in the note."""
+    choices = tables["choices"].select(
+        "strategy", "n_kept", "correct", "total", "fresh_correct", "fresh_total", "rollouts", "guard_empty"
+    )
+    found = choices.collect(engine="streaming").partition_by("strategy", as_dict=True)
+    rows = [_row(name, found[name,], evaluate) for name in strategies if (name,) in found]
+    return Summary(
+        title="Strategies", rows=rows, note=" ".join([_note(evaluate), *_paradoxes(tables), *_curve(tables)])
+    )
+
+
+def _row(name: str, choices: pl.DataFrame, evaluate: int) -> dict[str, Any]:
+    part = "fresh_" if evaluate else ""
+    accuracy = 100 * choices[f"{part}correct"] / choices[f"{part}total"]
+    return {
+        "strategy": name,
+        "problems": choices.height,
+        "accuracy %": _mean(accuracy),
+        "KPs": _mean(choices["n_kept"].cast(pl.Float64)),
+        "none kept": int((choices["n_kept"] == 0).sum()),
+        "rollouts": int(choices["rollouts"].sum()),
+        "a problem": _mean(choices["rollouts"].cast(pl.Float64)),
+    }
+
+
+def _mean(values: pl.Series) -> Mean:
+    return Mean(float(values.sum()), float((values * values).sum()), values.len())
+
+
+def _note(evaluate: int) -> str:
+    if evaluate:
+        how = f"Accuracy is that of {evaluate} further draws a problem, on which no choice rests"
+    else:
+        how = (
+            "Accuracy is that of the draws by which the strategies chose, and so too high for those that choose the highest; "
+            "synth.evaluate = 8 draws some that no choice rests on"
+        )
+    return (
+        f"Means over problems with 95 % intervals. {how}. Rollouts are those of the configurations that a strategy compares; "
+        "strategies share them."
+    )
+
+
+def _paradoxes(tables: Mapping[str, pl.LazyFrame]) -> Iterator[str]:
+    """By rule and number of points left out: how often they are missed more together than one by one, and by how much then."""
+    single = pl.col("single_correct") / pl.col("single_total")
+    drop = 100 * (single - pl.col("joint_correct") / pl.col("joint_total"))
+    found = (
+        tables["paradox"]
+        .group_by("rule", "m")
+        .agg(pl.len(), pl.col("violation").sum().alias("violated"), drop.filter("violation").mean().alias("drop"))
+        .sort("rule", "m")
+        .collect(engine="streaming")
+    )
+    for (rule,), group in found.partition_by("rule", as_dict=True, maintain_order=True).items():
+        parts = [
+            f"{m} points: {violated} of {count}" + (f" (mean drop {drop:.1f} points of 100)" if violated else "")
+            for _, m, count, violated, drop in group.iter_rows()
+        ]
+        yield f"Left out by {rule}, and missed more together than one by one: {'; '.join(parts)}."
+
+
+def _curve(tables: Mapping[str, pl.LazyFrame]) -> Iterator[str]:
+    """Accuracy by the share of the solution that is given, every problem weighing the same."""
+    accuracy = (100 * pl.col("correct") / pl.col("total")).mean()
+    found = tables["curve"].group_by("share").agg(accuracy.alias("accuracy")).sort("share").collect(engine="streaming")
+    if found.height:
+        yield f"Right by the share of a solution that is given: {', '.join(f'{share}: {a:.1f} %' for share, a in found.iter_rows())}."
