@@ -97,6 +97,8 @@ class MadeFrom(TypedDict, total=False):
     """pass@k and maj@k by difficulty, a row each."""
     summary: Mapping[str, Any]
     """What the method says of it all, where it has a `summary`: title, rows, note."""
+    lengths: Mapping[str, Any]
+    """Tokens of the chosen traces: how many traces have such a number, and its mean, median, p95, maximum; the store counts them."""
     determinism: Determinism
     code: str
     """The hash of the installed package."""
