@@ -103,7 +103,7 @@ def made_from(
         determinism=determinism(plan),
         code=code_hash(),
         plugins={p.name: p.code for p in (plan.method, *plan.scores, *plan.filters, *plan.selectors)},
-        files=plan.files,
+        inputs=plan.files,
     )
     if summary is not None:
         facts["summary"] = summary

@@ -104,7 +104,7 @@ class MadeFrom(TypedDict, total=False):
     """The hash of the installed package."""
     plugins: Mapping[str, str]
     """SHA-256 of the file of each plug-in that was used, by its name in the recipe."""
-    files: Mapping[str, str]
+    inputs: Mapping[str, str]
     """SHA-256 of each file and folder that the method read beside the sources, by its name."""
     selected: Mapping[str, Mapping[str, object]]
     """How selectors chose, where they say so: it may differ between machines."""
