@@ -211,6 +211,7 @@ def test_fresh_draws_take_no_part_in_the_choice(recipe: Make, store: Store):
     choices = read(built, "choices").sort("strategy")
     assert choices.select("correct", "total", "fresh_correct", "fresh_total").rows() == [(20, 32, 3, 3), (10, 32, 3, 3)]
     assert choices["rollouts"].to_list() == [6 * 32, 32]
+    assert [row["accuracy %"]["mean"] for row in built.dataset.manifest()["summary"]["rows"]] == [100, 100]
     assert built.tally.meter.samples_new == 6 * 32 + 2 * 3
 
 

@@ -102,6 +102,7 @@ def test_points_are_read_in_their_one_form_and_what_has_another_is_told_apart():
     points, malformed = parsed(reply)
     assert points == [point("Sums."), point("Sines."), point("Third.", "At any indent.")]
     assert len(malformed) == 2
+    assert parsed(f"{point('Sums.')}\nAnd a third line.") == ([], [f"{point('Sums.')}\nAnd a third line."])
     assert parsed("The principles are sums and sines.") == ([], [])
     assert parsed("<think>" + point("In a thought.")) == ([], [])
 
