@@ -16,7 +16,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.dataset
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.test_fsck import flip
@@ -126,6 +126,7 @@ def test_every_row_group_reaches_parquet_in_one_piece(store: Store, monkeypatch:
         write(self, group, last=last)
 
     monkeypatch.setattr(parquet._Files, "write", seen)
+    monkeypatch.setattr(parquet, "CHUNK_ROWS", 10)
     table(LINES[:2000], store)
     assert pieces == {1}
 
@@ -219,6 +220,8 @@ def all_cuts(batches: list[pa.RecordBatch], key: list[str]) -> Iterator[tuple[in
 
 
 @settings(max_examples=40, deadline=None)
+@example([159_986, 119_986, 159_986], 1, keyed=False)
+@example([159_986, 119_986, 159_986], 1, keyed=True)
 @given(st.lists(st.integers(0, 300_000) | st.integers(0, 500), max_size=200), st.integers(1, 50), st.booleans())
 def test_cuts_do_not_depend_on_batches_and_groups_keep_to_their_bounds(lengths: list[int], step: int, keyed: bool):
     with pytest.MonkeyPatch.context() as patch:
