@@ -220,8 +220,8 @@ def all_cuts(batches: list[pa.RecordBatch], key: list[str]) -> Iterator[tuple[in
 
 
 @settings(max_examples=40, deadline=None)
-@example([159_986, 119_986, 159_986], 1, keyed=False)
-@example([159_986, 119_986, 159_986], 1, keyed=True)
+@example([159_986, 119_986, 159_986], 1, False)
+@example([159_986, 119_986, 159_986], 1, True)
 @given(st.lists(st.integers(0, 300_000) | st.integers(0, 500), max_size=200), st.integers(1, 50), st.booleans())
 def test_cuts_do_not_depend_on_batches_and_groups_keep_to_their_bounds(lengths: list[int], step: int, keyed: bool):
     with pytest.MonkeyPatch.context() as patch:
