@@ -5,10 +5,13 @@ listed, because `datasets` cannot load them; where `rows` itself is empty, the f
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
+from tracemill.pipelines.card_parts import WINDOWS, column_rows, features
 from tracemill.pipelines.manifest import licences
 
 SIZES = (
@@ -47,10 +50,13 @@ class CardFacts:
     tags: Sequence[str] = ()
     limits: Sequence[str] = ()
     """What a user must know before relying on it, a sentence each."""
+    papers: Sequence[tuple[str, str]] = ()
+    """Names in the recipe, and the arXiv numbers of what they come from."""
 
 
-def write_card(manifest: Mapping[str, Any], facts: CardFacts) -> str:
-    """The card of a version, as its manifest has it."""
+def write_card(manifest: Mapping[str, Any], facts: CardFacts, schemas: Mapping[str, pa.Schema] | None = None) -> str:
+    """The card of a version, as its manifest has it; with the `schemas` of its tables their columns are explained."""
+    schemas = schemas or {}
     sections = [
         f"# {manifest['name']}",
         _partial(manifest),
@@ -59,15 +65,20 @@ def write_card(manifest: Mapping[str, Any], facts: CardFacts) -> str:
         _holds(manifest),
         *(_numbers(table) for table in facts.tables),
         _counts(manifest),
+        _tokens(manifest),
+        _columns(schemas),
         _sources(manifest),
         _load(manifest),
         _again(manifest),
         _limits(manifest, facts),
+        _papers(facts),
     ]
-    return front_matter(manifest, facts) + "\n" + "\n\n".join(section for section in sections if section) + "\n"
+    return (
+        front_matter(manifest, facts, schemas) + "\n" + "\n\n".join(section for section in sections if section) + "\n"
+    )
 
 
-def front_matter(manifest: Mapping[str, Any], facts: CardFacts) -> str:
+def front_matter(manifest: Mapping[str, Any], facts: CardFacts, schemas: Mapping[str, pa.Schema]) -> str:
     """The YAML block that the Hub and `datasets` read. Values are JSON, which YAML takes as it is."""
     listed = listed_tables(manifest)
     rows = manifest["tables"]["rows"]["rows"]
@@ -82,7 +93,21 @@ def front_matter(manifest: Mapping[str, Any], facts: CardFacts) -> str:
         lines += [f"- config_name: {table}", f"  version: 0.0.{int(manifest['version'], 16)}"]
         lines += ["  default: true"] if table == listed[0] else []
         lines += ["  data_files:", "  - split: train", f"    path: {_json(f'{table}/*.parquet')}"]
+    lines += ["dataset_info:"] if any(table in schemas for table in listed) else []
+    for table in listed:
+        lines += _info(table, manifest["tables"][table]["rows"], schemas[table]) if table in schemas else []
     return "\n".join(["---", *lines, "---", ""])
+
+
+def _info(table: str, rows: int, schema: pa.Schema) -> Iterator[str]:
+    """What `datasets` holds a config against: types and number of rows."""
+    yield f"- config_name: {table}"
+    if (known := features(schema)) is not None:
+        yield "  features:"
+        yield from (f"  - {_json(feature)}" for feature in known)
+    yield "  splits:"
+    yield "  - name: train"
+    yield f"    num_examples: {rows}"
 
 
 def listed_tables(manifest: Mapping[str, Any]) -> list[str]:
@@ -161,6 +186,31 @@ def _counts(manifest: Mapping[str, Any]) -> str:
         parts.append(_table(head, lines))
         parts.append("A truncated sample ran into the token limit and counts as wrong, whatever it boxed on the way.")
     return "\n\n".join(["## What became of what", *parts]) if parts else ""
+
+
+def _tokens(manifest: Mapping[str, Any]) -> str:
+    if not (numbers := manifest.get("lengths")):
+        return ""
+    head = ["traces", "tokens", "mean", "median", "p95", "max", *(f"over {window:,}" for window in WINDOWS)]
+    over = [f"{numbers[f'over_{window}'] / numbers['rows']:.1%}" for window in WINDOWS]
+    plain = [f"{numbers[name]:,}" for name in ("rows", "total", "mean", "median", "p95", "max")]
+    note = "Tokens that were written, prompts not included; the column `tokenizer` says who counted."
+    return "\n\n".join(["## Tokens", _table(head, [[*plain, *over]]), note])
+
+
+def _columns(schemas: Mapping[str, pa.Schema]) -> str:
+    if not schemas:
+        return ""
+    head = ["column", "type", "meaning"]
+    parts = (f"### {name}\n\n{_table(head, column_rows(name, schemas[name]))}" for name in _in_order(schemas))
+    return "\n\n".join(["## Columns", "Any column may be null: not known, or does not apply.", *parts])
+
+
+def _papers(facts: CardFacts) -> str:
+    if not facts.papers:
+        return ""
+    lines = (f"- `{_cell(use)}`: [arXiv:{paper}](https://arxiv.org/abs/{paper})" for use, paper in facts.papers)
+    return "## Cite\n\nWhat the recipe uses was described in\n\n" + "\n".join(lines)
 
 
 def _sources(manifest: Mapping[str, Any]) -> str:

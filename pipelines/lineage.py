@@ -1,5 +1,6 @@
 """Where a version comes from, in the forms that its id, its manifest and its card need."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -102,7 +103,7 @@ def made_from(
         determinism=determinism(plan),
         code=code_hash(),
         plugins={p.name: p.code for p in (plan.method, *plan.scores, *plan.filters, *plan.selectors)},
-        files=plan.files,
+        inputs=plan.files,
     )
     if summary is not None:
         facts["summary"] = summary
@@ -124,7 +125,17 @@ def card_of(plan: Plan, accuracy: Sequence[Mapping[str, Any]], summary: Mapping[
     if summary is not None:
         tables.append(CardTable(title=summary["title"], rows=shown_summary(summary), note=summary["note"]))
     limits = ["A correct final answer does not prove that the steps before it are right."]
-    return CardFacts(about=about, tables=tables, limits=limits)
+    return CardFacts(about=about, tables=tables, limits=limits, papers=_papers(plan))
+
+
+def _papers(plan: Plan) -> list[tuple[str, str]]:
+    """The papers that the plug-ins of a recipe name at the head of their files, each once, in the order of the recipe."""
+    found: dict[str, str] = {}
+    for plugin in (plan.method, *plan.scores, *plan.filters, *plan.selectors):
+        for text in (plugin.about("__doc__", None), plugin.call.__doc__):
+            for paper in re.findall(r"arXiv:\s?(\d{4}\.\d{4,5})", text or ""):
+                found.setdefault(paper, _base(plugin.name))
+    return [(use, paper) for paper, use in found.items()]
 
 
 def accuracy_of(plan: Plan, staged: Staged) -> list[dict[str, Any]]:

@@ -97,12 +97,14 @@ class MadeFrom(TypedDict, total=False):
     """pass@k and maj@k by difficulty, a row each."""
     summary: Mapping[str, Any]
     """What the method says of it all, where it has a `summary`: title, rows, note."""
+    lengths: Mapping[str, Any]
+    """Tokens of the chosen traces: how many traces have such a number, and its mean, median, p95, maximum; the store counts them."""
     determinism: Determinism
     code: str
     """The hash of the installed package."""
     plugins: Mapping[str, str]
     """SHA-256 of the file of each plug-in that was used, by its name in the recipe."""
-    files: Mapping[str, str]
+    inputs: Mapping[str, str]
     """SHA-256 of each file and folder that the method read beside the sources, by its name."""
     selected: Mapping[str, Mapping[str, object]]
     """How selectors chose, where they say so: it may differ between machines."""

@@ -147,7 +147,8 @@ class _Writer:
             self._group.append(batch.slice(start))
 
     def _close_group(self, *, file: bool) -> None:
-        group = pa.Table.from_batches(self._group, self._schema)
+        # in one piece: where the pieces end, the writer looks whether a dictionary has grown too long, and the file differs
+        group = pa.Table.from_batches(self._group, self._schema).combine_chunks()
         self._group = []
         self._settle()
         self._writing = self._thread.submit(self._files.write, group, last=file)

@@ -21,6 +21,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from tracemill.pipelines.card import CardFacts, write_card
+from tracemill.pipelines.card_parts import lengths
 from tracemill.pipelines.dataset import TABLE, Dataset, Ref, Summary, check_name, find_version, parse_ref, summaries
 from tracemill.pipelines.durable import locked, point, says_full, sync, sync_tree, watch_disk
 from tracemill.pipelines.manifest import MadeFrom, full_manifest, listed_files, pretty_json, sealed, version_id
@@ -106,6 +107,7 @@ class Draft:
     def __init__(self, home: Path) -> None:
         self._home = home
         self._tables: dict[str, TableFacts] = {}
+        self._schemas: dict[str, pa.Schema] = {}
         self._lock = -1
         self.path = home / f".draft-{secrets.token_hex(6)}"
         self.shared = Shared()
@@ -139,6 +141,7 @@ class Draft:
             raise LawBroken(f"{name!r} cannot be a table: a name is a-z 0-9 _ and begins with a letter")
         if name in self._tables:
             raise LawBroken(f"table {name!r} of {self._home.name} is written twice; a table is written in one go")
+        self._schemas[name] = schema
         self._tables[name] = write_table(self.path / name, schema, batches)
         return self._tables[name]
 
@@ -161,12 +164,15 @@ class Draft:
             raise LawBroken(f"a version of {self._home.name} needs a table 'rows'; it may be empty")
         digest = version_id(self._tables, identity, complete=complete)
         dataset = Dataset(self._home.name, digest[:16], self._home / digest[:16])
+        if numbers := self._lengths():
+            manifest = {**manifest, "lengths": numbers}
         facts = full_manifest(
             manifest, name=dataset.name, digest=digest, identity=identity, tables=self._tables, complete=complete
         )
         with watch_disk(dataset.path, needs=len(recipe_toml) + (64 << 10)):
             (self.path / "recipe.toml").write_text(recipe_toml, encoding="utf-8")
-            (self.path / "README.md").write_text(write_card(facts, card or CardFacts()), encoding="utf-8")
+            text = write_card(facts, card or CardFacts(), self._schemas)
+            (self.path / "README.md").write_text(text, encoding="utf-8")
             whole = sealed(facts, self._others())
             (self.path / "manifest.json").write_text(pretty_json(whole), encoding="utf-8")
             self.shared = share(
@@ -178,6 +184,11 @@ class Draft:
                 if complete:
                     point(self._home / "latest", dataset.version)
         return dataset
+
+    def _lengths(self) -> dict[str, Any] | None:
+        """How long the chosen traces are, folded or not."""
+        table = "traces" if "traces" in self._tables else "rows"
+        return lengths([self.path / file.path for file in self._tables[table].files])
 
     def _others(self) -> list[FileFacts]:
         """The files of the draft that belong to no table."""

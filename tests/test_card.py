@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.conftest import solve
+from tracemill.pipelines.build import build
 from tracemill.pipelines.card import CardFacts, CardTable
+from tracemill.pipelines.card_parts import MEANING, features
 from tracemill.pipelines.store import Dataset, MadeFrom, Store
 from tracemill.pipelines.toml import to_toml
 from tracemill.schemas.tables import PROBLEMS, REJECTED, ROWS, SAMPLES
@@ -105,8 +109,8 @@ def test_every_listed_config_opens_with_datasets_and_rows_is_the_default_unless_
 
 MOVE = """
 import sys
-sys.path.insert(0, sys.argv[1])
 from pathlib import Path
+sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]
 from datasets import load_dataset
 import test_card
 for folder, rows in (("a", 3), ("a", 2), ("a", 3), ("b", 1)):
@@ -229,3 +233,66 @@ def test_toml_of_a_recipe_is_written_as_a_person_would():
 def test_toml_refuses_what_a_recipe_cannot_hold(value: Any):
     with pytest.raises(TypeError, match="cannot stand in a recipe"):
         to_toml({"x": value})
+
+
+# columns, tokens, papers
+
+
+def test_the_columns_of_every_table_are_explained_in_the_words_of_the_docs(tmp_path: Path):
+    page = (Path(__file__).parent.parent / "docs/tables.md").read_text(encoding="utf-8")
+    for table, columns in MEANING.items():
+        section = page.split(f"\n## {table}\n")[1].split("\n## ")[0]
+        told = dict(re.findall(r"^\| `(\w+)` \| .+? \| (\S.*) \|$", section, re.MULTILINE))
+        assert columns == {name: re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", text) for name, text in told.items()}
+    _, body = card_of(commit(tmp_path))
+    for table, schema in {"rows": ROWS, "samples": SAMPLES, "problems": PROBLEMS, "rejected": REJECTED}.items():
+        section = body.split(f"### {table}\n")[1].split("\n#")[0]
+        assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == schema.names
+    assert "| `score` | float | Of the method or selector. |" in body
+
+
+def test_the_features_of_a_card_are_those_that_datasets_finds(tmp_path: Path):
+    wide = pa.schema(
+        [
+            ("ids", pa.list_(pa.int32())), ("f", pa.float32()), ("raw", pa.binary()), ("b", pa.bool_()),
+            ("s", pa.struct([("a", pa.int64()), ("l", pa.list_(pa.string()))])), ("ll", pa.list_(pa.list_(pa.string()))),
+        ]
+    )  # fmt: skip
+    code = (
+        "import json, sys, pyarrow.parquet as pq\nfrom datasets import Features\n"
+        "print(json.dumps([Features.from_arrow_schema(pq.read_schema(f))._to_yaml_list() for f in sys.argv[1:]]))"
+    )
+    files = []
+    for number, schema in enumerate((ROWS, SAMPLES, PROBLEMS, REJECTED, wide)):
+        files.append(str(tmp_path / f"{number}.parquet"))
+        pq.write_table(schema.empty_table(), files[-1])
+    found = json.loads(offline(tmp_path, tmp_path, "-c", code, *files).splitlines()[-1])
+    assert found == [features(schema) for schema in (ROWS, SAMPLES, PROBLEMS, REJECTED, wide)]
+    assert features(pa.schema([("when", pa.timestamp("s"))])) is None
+
+
+def test_front_matter_tells_types_and_numbers_of_rows(tmp_path: Path):
+    front, _ = card_of(commit(tmp_path))
+    assert [(c["config_name"], c["splits"]) for c in front["dataset_info"]] == [
+        (name, [{"name": "train", "num_examples": n}])
+        for name, n in (("rows", 3), ("samples", 5), ("problems", 5), ("steps", 1))
+    ]
+    assert front["dataset_info"][3]["features"] == [
+        {"name": "id", "dtype": "string"}, {"name": "score", "dtype": "float32"},
+    ]  # fmt: skip
+
+
+def test_token_statistics_are_those_of_the_chosen_traces(tmp_path: Path):
+    lengths = [5, 10, 9000, 40_001, None]
+    with Store(tmp_path / "store").draft("long") as draft:
+        draft.table("rows", ROWS, [[{"id": f"p{i}", "n_tokens": n} for i, n in enumerate(lengths)]])
+        dataset = draft.commit(recipe_toml="", identity={}, manifest={})
+    assert "| 4 | 49,016 | 12,254.0 | 10 | 9,000 | 40,001 | 50.0% | 25.0% | 25.0% |" in card_of(dataset)[1]
+    assert dataset.manifest()["lengths"]["max"] == 40_001
+
+
+def test_papers_of_what_the_recipe_uses_are_cited(tmp_path: Path, recipe: Any):
+    select = [{"use": "select2reason", "percent": 50}]
+    _, body = card_of(build(recipe(select=select), Store(tmp_path / "store"), reply=solve).dataset)
+    assert "`select2reason`: [arXiv:2505.17266](https://arxiv.org/abs/2505.17266)" in body
+    assert "## Cite" not in card_of(commit(tmp_path))[1]

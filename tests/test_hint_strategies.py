@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from itertools import combinations
 
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +24,7 @@ from tracemill.synth.hints.strategies import (
     removable,
     second_stage,
 )
+from tracemill.synth.hints.summary import _redundancy
 
 NONE, ALL, LESS_1, LESS_2, LESS_3 = (), (0, 1, 2), (1, 2), (0, 2), (0, 1)
 KNOWN = {NONE: 10, ALL: 16, LESS_1: 18, LESS_2: 16, LESS_3: 15}
@@ -199,3 +201,17 @@ def test_on_columns_the_rules_are_the_same(data: st.DataObject):
     kept = choose(strategy, n, table, rules=rules).kept
     assert set(decided.tolist()) == {bits(kept)}
     assert list(kept) == sorted(set(kept))
+
+
+def test_points_that_are_not_missed_and_points_that_do_harm_are_counted_where_measured_in_full():
+    rows = [("*", 3, 16, 32), ("1,2", 2, 18, 32), ("0,2", 2, 15, 32), ("0,1", 2, 14, 32), ("", 0, 10, 32)]
+    later = [("*", 2, 1, 3), ("0", 1, 3, 3), ("1", 1, 0, 3)]
+    frame = pl.DataFrame(
+        [("p1", *row) for row in rows] + [("p2", *row) for row in later],
+        schema=["problem_id", "config", "n_kept", "correct", "total"],
+        orient="row",
+    )
+    [said] = _redundancy({"subset_accuracies": frame.lazy()}, 32)
+    assert "Of 3 points" in said
+    assert "2 are not missed (67%) and 1 (33%)" in said
+    assert list(_redundancy({"subset_accuracies": frame.head(0).lazy()}, 32)) == []

@@ -93,6 +93,8 @@ def test_every_strategy_keeps_what_the_known_counts_say(third_alone: int, css: l
     assert row["strategy"] == "css"
     assert row["selected_kps"] == row["css_selected_kps"] == [POINTS[i] for i in css]
     assert row["css_kept_kp_index"] == row["kept_kp_index"] == css
+    for name in ALL:
+        assert row[f"{name}_selected_kps"] == [POINTS[place] for place in row[f"{name}_kept_kp_index"]]
 
 
 def test_the_accuracy_table_holds_every_configuration_once_under_its_released_name(recipe: Make, store: Store):
@@ -209,6 +211,7 @@ def test_fresh_draws_take_no_part_in_the_choice(recipe: Make, store: Store):
     choices = read(built, "choices").sort("strategy")
     assert choices.select("correct", "total", "fresh_correct", "fresh_total").rows() == [(20, 32, 3, 3), (10, 32, 3, 3)]
     assert choices["rollouts"].to_list() == [6 * 32, 32]
+    assert [row["accuracy %"]["mean"] for row in built.dataset.manifest()["summary"]["rows"]] == [100, 100]
     assert built.tally.meter.samples_new == 6 * 32 + 2 * 3
 
 

@@ -84,6 +84,12 @@ def test_the_gold_is_sought_as_a_token_and_small_ones_only_warn(gold: str, text:
     assert [leak.fails for leak in found] == ([] if fails is None else [fails])
 
 
+@pytest.mark.parametrize(("number", "rules"), [*((n, []) for n in (0, 1, 2, 10, 100, 1000, 180, 360)), (90, ["L2"])])
+def test_numbers_of_principles_are_no_leak(number: int, rules: list[str]):
+    found = leaks(f"The sum is {number}.", Secrets("7", f"Of {number} things, how many?"))
+    assert [leak.rule for leak in found] == rules
+
+
 # ---- the one form of a reply
 
 
@@ -96,6 +102,7 @@ def test_points_are_read_in_their_one_form_and_what_has_another_is_told_apart():
     points, malformed = parsed(reply)
     assert points == [point("Sums."), point("Sines."), point("Third.", "At any indent.")]
     assert len(malformed) == 2
+    assert parsed(f"{point('Sums.')}\nAnd a third line.") == ([], [f"{point('Sums.')}\nAnd a third line."])
     assert parsed("The principles are sums and sines.") == ([], [])
     assert parsed("<think>" + point("In a thought.")) == ([], [])
 

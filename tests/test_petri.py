@@ -1,6 +1,7 @@
 """Petri-net traces on a scripted model: what is asked and shown, what is asked again, and what becomes of what fails."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import Recipe, load_recipe, parse_recipe
 from tracemill.schemas.request import Completion, Request
 from tracemill.synth.backends.scripted import Scripted
+from tracemill.synth.petri_trace.prompts import PROMPTS, check_prompts
 from tracemill.synth.petri_trace.text import (
     SPECIAL_TOKENS,
 )
@@ -206,6 +208,7 @@ def test_a_conclusion_that_never_holds_makes_a_row_eligible_once_and_turned_down
     ("said", "reason"),
     [
         ("Explanation: so.\nAnswer: \\boxed{7}", "V11_not_connected"),
+        ("Explanation: the MMRs.\nAnswer: \\boxed{7}", "V11_not_connected"),
         ("I cannot tell", "conclusion_unanswered"),
         ("Explanation: MMR.\nAnswer: \\boxed{8}", "conclusion_differs"),
     ],
@@ -438,7 +441,8 @@ def test_a_step_that_the_token_limit_cut_off_is_written_again(petri: Make, store
     ("options", "says"),
     [
         ({"prompts": {"setp": "x"}}, "prompts.setp: no such call"),
-        ({"prompts": {"step": "{questoin}"}}, "nothing fills {questoin}"),
+        ({"prompts": {"step": "{question} {fcats}"}}, "nothing fills {fcats}"),
+        ({"prefixes": {"conclusion": "{facts}"}}, "prefixes.conclusion: nothing fills {facts}"),
         ({"begins": "{rigth} is"}, "nothing fills {rigth}"),
         ({"stops": {"stpe": ["x"]}}, "stops.stpe"),
         ({"rounds": -1}, "rounds = -1: at least 0"),
@@ -453,6 +457,28 @@ def test_options_that_cannot_work_are_errors_before_the_first_token(
     with pytest.raises(RecipeError) as error:
         build(petri(**options), store, reply=doctor)
     assert says in str(error.value)
+
+
+def test_every_prompt_that_ships_is_filled_whole(petri: Make, store: Store):
+    for call, template in PROMPTS.items():
+        check_prompts({call: template}, option="prompts")
+    everything = petri(
+        {"chains": "A->B->MMR"},
+        plan="generated",
+        refine=["filter", "repair", "compose", "fill", "judge"],
+        polish=["clean", "deduplicate", "insert"],
+    )
+    said = {"judge": "PASS", "missing": "1: fever", "repair": "1: A->MMR", "filter": "1: A->MMR"}
+    calls = set()
+
+    def reply(request: Request) -> str:
+        call, _ = call_of(request)
+        calls.add(call)
+        assert not re.findall(r"(?<!\w)\{\w+\}", str(request.prompt))
+        return said.get(call) or ("1: A->B->MMR" if call in ("compose", "fill") else doctor(request))
+
+    assert only(build(everything, store, reply=reply).dataset)["eligible"] == 2
+    assert calls == PROMPTS.keys() - {"mend", "entities", "pick", "relevant", "shown", "uses", "consistent"}
 
 
 def test_chains_may_be_lines_or_lists_and_nothing_else(petri: Make, store: Store):

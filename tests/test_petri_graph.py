@@ -460,10 +460,10 @@ def test_after_a_change_to_the_graph_its_problems_are_worked_on_again(tmp_path: 
 
     text = MEDICAL.read_text(encoding="utf-8")
     before = rebuilt(text)
-    assert before.dataset.manifest()["files"].keys() == {"medical.csv"}
+    assert before.dataset.manifest()["inputs"].keys() == {"medical.csv"}
     without = "".join(line for line in text.splitlines(keepends=True) if "bradykinin" not in line)
     after = rebuilt(without)
-    assert after.dataset.manifest()["files"] != before.dataset.manifest()["files"]
+    assert after.dataset.manifest()["inputs"] != before.dataset.manifest()["inputs"]
     lost = after.dataset.scan("rejected").collect().row(0, named=True)
     assert (lost["problem_id"], lost["reason"]) == ("med-cough", "no_entity")
     assert after.tally.meter.samples_new == 0  # all else comes out of the journal

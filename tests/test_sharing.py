@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from tests.test_fsck import flip
 from tests.test_store import SMALL, commit, rows
-from tracemill.pipelines import cuts, sharing
+from tracemill.pipelines import cuts, parquet, sharing
 from tracemill.pipelines.cuts import Cutter, file_bytes, row_bytes
 from tracemill.pipelines.fsck import fsck
 from tracemill.pipelines.store import Dataset, Draft, Store
@@ -114,6 +114,19 @@ def test_equal_rows_make_equal_files_however_they_were_batched(tmp_path: Path):
         return [file.sha256 for file in facts.files]
 
     assert hashes(3000) == hashes(1) == hashes(101)
+
+
+def test_a_long_file_does_not_depend_on_batches_either(memory_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """Longer than the dictionaries that Parquet gives up on: where it does must not hang on how rows came in."""
+    lines = [{"id": f"{i:05}", "text": sha256(b"%d" % i).hexdigest() * 16} for i in range(5000)]
+
+    def hashes(rows: int) -> list[str]:
+        monkeypatch.setattr(parquet, "CHUNK_ROWS", rows)
+        with Store(memory_folder / str(rows)).draft("arith") as draft:
+            facts = draft.table("rows", SMALL, [lines[i : i + rows] for i in range(0, 5000, rows)])
+        return [file.sha256 for file in facts.files]
+
+    assert hashes(4096) == hashes(777)
 
 
 @pytest.mark.usefixtures("small")

@@ -249,6 +249,19 @@ def test_every_node_is_expanded_breadth_first_and_worth_its_share_of_right_leave
     assert found["nodes"].filter(pl.col("leaf_kind") == "correct").height == 1
 
 
+def test_in_paragraphs_a_blank_line_ends_a_step_and_the_model_ends_the_solution(grown: Grown):
+    def reply(request: Request) -> str:
+        assert request.sampling.stop == ("\n\n",)
+        return f"done {RIGHT}" if request.prefix or request.index else "first\n\n"
+
+    nodes = grown(reply=reply, search="bfs", steps="paragraphs", branching=2)["nodes"]
+    assert sorted(nodes.filter(pl.col("height") > 0).select("height", "step", "leaf_kind", "mult").rows()) == [
+        (1, f"done {RIGHT}", "correct", 1),
+        (1, "first", None, 1),
+        (2, f"done {RIGHT}", "correct", 2),
+    ]
+
+
 def test_at_the_height_limit_what_has_no_answer_is_a_leaf_that_is_not_right(grown: Grown):
     found = grown(reply=lambda r: f"go on {r.index}", search="bfs", branching=2, height=2)
     assert Counter(found["nodes"]["leaf_kind"]) == {None: 3, "height_limit": 4}

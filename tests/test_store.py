@@ -448,6 +448,7 @@ for n in range(200):  # forked before any thread is started, so that imports are
 """
 
 
+@pytest.mark.timeout(180)
 def test_killed_at_any_step_the_old_version_or_the_new_one_is_there_and_the_next_build_ends_the_same(
     memory_folder: Path,
 ):
@@ -459,7 +460,7 @@ def test_killed_at_any_step_the_old_version_or_the_new_one_is_there_and_the_next
     after = everything_in(seed.root)
     run = subprocess.run(
         [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(memory_folder)],
-        capture_output=True, text=True, check=True, timeout=50,
+        capture_output=True, text=True, check=True, timeout=150,
     )  # fmt: skip
     steps = int(run.stdout)
     assert steps > 20

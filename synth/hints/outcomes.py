@@ -12,8 +12,8 @@ import numpy as np
 from tracemill.synth.hints.predictive import Completions, Ints, Truths
 from tracemill.synth.hints.strategies import TOLERANCE, Cell, Config, Rules, combined, first_stage, order, singles
 
-AT_MOST = 30
-"""Points for which a decision and the rank of its configuration fit into one number."""
+AT_MOST = 12
+"""Points up to which decisions are predicted: with more, CSS combines removals by the thousand, and is measured in full."""
 WORTH = 100_000
 """Counts of a second stage that are looked at at once; with more, the first stage is settled first."""
 OPEN = -1

@@ -14,6 +14,7 @@ def summary(
     tables: Mapping[str, pl.LazyFrame],
     strategies: Sequence[str],
     evaluate: int,
+    m: int,
 ) -> Summary:
     """A row a strategy, every problem weighing the same, with intervals over problems; the reports stand in the note."""
     choices = tables["choices"].select(
@@ -22,7 +23,9 @@ def summary(
     found = choices.collect(engine="streaming").partition_by("strategy", as_dict=True)
     rows = [_row(name, found[name,], evaluate) for name in strategies if (name,) in found]
     return Summary(
-        title="Strategies", rows=rows, note=" ".join([_note(evaluate), *_paradoxes(tables), *_curve(tables)])
+        title="Strategies",
+        rows=rows,
+        note=" ".join([_note(evaluate), *_redundancy(tables, m), *_paradoxes(tables), *_curve(tables)]),
     )
 
 
@@ -56,6 +59,31 @@ def _note(evaluate: int) -> str:
         f"Means over problems with 95 % intervals. {how}. Rollouts are those of the configurations that a strategy compares; "
         "strategies share them."
     )
+
+
+def _redundancy(tables: Mapping[str, pl.LazyFrame], m: int) -> Iterator[str]:
+    """Of the points whose removal was measured in full, how many are not missed, and how many do harm among the others.
+
+    One sample either way is no difference: not stated in the paper; our default.
+    """
+    counts = tables["subset_accuracies"].filter(pl.col("total") >= m)
+    shown = counts.filter(pl.col("config") == "*").select(
+        "problem_id", n=pl.col("n_kept"), all_correct=pl.col("correct"), all_total=pl.col("total")
+    )
+    gain = pl.col("correct") * pl.col("all_total") - pl.col("all_correct") * pl.col("total")
+    sample = pl.col("total") * pl.col("all_total") // m
+    points, redundant, harmful = (
+        counts.join(shown, on="problem_id")
+        .filter(pl.col("n_kept") == pl.col("n") - 1)
+        .select(points=pl.len(), redundant=(gain >= -sample).sum(), harmful=(gain > sample).sum())
+        .collect(engine="streaming")
+        .row(0)
+    )
+    if points:
+        yield (
+            f"Of {points} points whose removal from all was measured in full, {redundant} are not missed ({redundant / points:.0%}) "
+            f"and {harmful} ({harmful / points:.0%}) cost right answers beside the others."
+        )
 
 
 def _paradoxes(tables: Mapping[str, pl.LazyFrame]) -> Iterator[str]:

@@ -96,8 +96,7 @@ def faults_of(conclusion: Conclusion, steps: Sequence[Step], options: Sequence[s
 
 def _linked(step: Step, conclusion: Conclusion, options: Sequence[str] | None) -> bool:
     """Whether the explanation names what a step led to, or repeats its text, or the step holds the answer."""
-    explanation = conclusion.explanation.casefold()
-    if step.right.casefold() in explanation or (step.text and step.text.casefold() in explanation):
+    if holds(conclusion.explanation, step.right) or (step.text and step.text in conclusion.explanation):
         return True
     return any(holds(f"{step.right} {step.text}", form) for form in forms(conclusion.answer, options))
 

@@ -118,7 +118,27 @@ VALUES: Mapping[str, str] = {
 }
 """What stands for `{name}` in prompts, prefixes and `begins`."""
 
+_ALWAYS = ("question", "asked", "goal")
+_OF_A_STEP = ("n", "place", "left", "right", "title", "text")
+PLACES: Mapping[str, tuple[str, ...]] = {
+    "plan": _ALWAYS,
+    **dict.fromkeys(("filter", "compose", "fill", "judge"), (*_ALWAYS, "chains")),
+    **dict.fromkeys(("repair", "mend"), (*_ALWAYS, "chains", "fault")),
+    "entities": (*_ALWAYS, "gold", "types"),
+    "pick": (*_ALWAYS, "gold", "entity", "kind", "candidates"),
+    "relevant": (*_ALWAYS, "gold", "paths", "most"),
+    "shown": _OF_A_STEP,
+    **dict.fromkeys(("step", "clean"), (*_ALWAYS, *_OF_A_STEP, "plan", "facts", "shown")),
+    **dict.fromkeys(("deduplicate", "missing"), (*_ALWAYS, "shown")),
+    "insert": (*_ALWAYS, *_OF_A_STEP, "missing"),
+    "uses": (*_ALWAYS, "shown", "text", "n"),
+    "conclusion": (*_ALWAYS, "shown", "place"),
+    "consistent": (*_ALWAYS, "shown", "explanation", "answer"),
+}
+"""Which of these each call fills."""
+
 _PLACE = re.compile(r"\{(\w+)\}")
+_MEANT = re.compile(r"(?<!\w)\{(\w+)\}")  # not the braces of \boxed{x}
 
 
 def fill(template: str, values: Mapping[str, object]) -> str:
@@ -126,14 +146,14 @@ def fill(template: str, values: Mapping[str, object]) -> str:
     return _PLACE.sub(lambda match: str(values.get(match[1], match[0])), template)
 
 
-def check_prompts(prompts: Mapping[str, str], *, option: str, known: Mapping[str, str] = PROMPTS) -> None:
-    """Raise ValueError for names that no call has, and for places that nothing fills."""
+def check_prompts(prompts: Mapping[str, str], *, option: str) -> None:
+    """Raise ValueError for names that no call has, and for places that it does not fill."""
     for name, template in prompts.items():
-        if name not in known:
-            raise ValueError(f"{option}.{name}: no such call; known: {', '.join(known)}")
-        strays = [place for place in _PLACE.findall(template) if place not in VALUES]
-        if strays and all(place not in VALUES for place in _PLACE.findall(template)):
-            raise ValueError(f"{option}.{name}: nothing fills {{{strays[0]}}}; known: {', '.join(VALUES)}")
+        if name not in PROMPTS:
+            raise ValueError(f"{option}.{name}: no such call; known: {', '.join(PROMPTS)}")
+        strays = [place for place in _MEANT.findall(template) if place not in PLACES[name]]
+        if strays:
+            raise ValueError(f"{option}.{name}: nothing fills {{{strays[0]}}}; known: {', '.join(PLACES[name])}")
 
 
 def sentences(text: str) -> list[str]:

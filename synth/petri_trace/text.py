@@ -37,7 +37,7 @@ HEADING = "Reasoning paths:"
 LARGEST = 4 << 20
 """Characters of a plan or an execution that is read."""
 
-_OUTLINE = re.compile(r"Transient Step (\d{1,9}): (.+?) -> (.+?); Dependency: \[([0-9, ]*)\]")
+_OUTLINE = re.compile(r"Transient Step (\d{1,9}): (.+?) -> (.+?); Dependency: \[((?:\d{1,9}(?:, ?\d{1,9})*)?)\]")
 _HEADER = re.compile(r"Transient Step (\d{1,9}): (.+?) -> (.+)")
 
 
@@ -181,11 +181,8 @@ def read_outline(text: str) -> Outline | None:
     match = _OUTLINE.fullmatch(text.strip())
     if match is None:
         return None
-    numbers = [number.strip() for number in match[4].split(",")] if match[4].strip() else []
-    if any(not number.isdigit() or len(number) > 9 for number in numbers):
-        return None
-    left, right = match[2], match[3]
-    return Outline(int(match[1]), f"{left} -> {right}", left, right, tuple(map(int, numbers)))
+    n, left, right, deps = match.groups()
+    return Outline(int(n), f"{left} -> {right}", left, right, tuple(map(int, deps.split(","))) if deps else ())
 
 
 def read_header(text: str) -> tuple[int, str] | None:

@@ -17,8 +17,8 @@ import statistics
 import time
 from array import array
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -36,8 +36,14 @@ from tracemill.schemas.tables import declared
 from tracemill.synth.engine import Workshop
 from tracemill.synth.journal import Journal
 from tracemill.synth.models import open_role
-from tracemill.synth.step_tree import COLUMNS, TABLES, step_tree
+from tracemill.synth.step_tree import COLUMNS, TABLES, bfs, step_tree
+from tracemill.synth.step_tree.evidence import Rule
+from tracemill.synth.step_tree.hnc import compressed
+from tracemill.synth.step_tree.labels import finish
 from tracemill.synth.step_tree.layout import Layout
+from tracemill.synth.step_tree.rows import Rules, outcome_of, tables_of
+from tracemill.synth.step_tree.search import Search
+from tracemill.synth.step_tree.tables import node_rows
 from tracemill.synth.verify import Verifier
 
 PROMPT = "## Question\n{question}\n## Task\nSolve step by step."
@@ -110,16 +116,17 @@ WAYS: dict[str, dict[str, Any]] = {
     "shepherd, adaptive": {"search": "shepherd"},
     "omega, k = 8": {"rollouts": "fixed"},
     "omega, adaptive": {},
+    "omega, adaptive, prefilter = 8": {"prefilter": 8},
 }
 
 
-async def labels(folder: Path, count: int, probes: int) -> None:
+async def labels(folder: Path, count: int, probes: int, ways: Sequence[str]) -> None:
     costs, worths, nodes = [], [], dict[str, list[dict[str, Any]]]()
     asked = problems(count, 0)
     truths = {f"p{i}": problem for i, problem in enumerate(islice(word_problems(SEED), count))}
     async with vllm(folder) as shop:
-        for name, options in WAYS.items():
-            made, _ = await grow(shop, asked, at_once=True, **options)
+        for name in ways:
+            made, _ = await grow(shop, asked, at_once=True, **WAYS[name])
             nodes[name] = [
                 row | {"problem_id": p.problem_id}
                 for p, o in zip(asked, made, strict=True)
@@ -141,9 +148,10 @@ async def labels(folder: Path, count: int, probes: int) -> None:
             costs,
         )
         measured: dict[tuple[str, ...], float] = {}
-        for name, found in nodes.items():
+        for name, found in nodes.items() if probes else ():
             worths.append([name, *await worth(shop, asked, found, probes, measured)])
-    table(["labels", "steps measured", "mean |soft - value|", "bias", "value where soft = 1", "value where soft = 0", "intervals that hold it", "hard 0, value > 0.4"], worths)  # fmt: skip
+    if worths:
+        table(["labels", "steps measured", "soft off by, mean", "bias", "value where soft = 1", "value where soft = 0", "intervals that hold it", "hard 0, value > 0.4"], worths)  # fmt: skip
 
 
 def cost(made: Sequence[Outcome], nodes: Sequence[dict[str, Any]]) -> list[str]:
@@ -270,35 +278,67 @@ class Policy:
         return "words"
 
 
+class Parts:
+    """CPU seconds by part of the work, and what was written."""
+
+    def __init__(self, folder: Path) -> None:
+        self.seconds: Counter[str] = Counter()
+        self.written: Counter[str] = Counter()
+        schemas = {name: declared(columns, where=name) for name, columns in TABLES.items()}
+        self._schemas = {**schemas, "rows": declared(COLUMNS, where="rows")}
+        self._writers = {name: pq.ParquetWriter(folder / f"{name}.parquet", s) for name, s in self._schemas.items()}
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        began = time.process_time()
+        yield
+        self.seconds[part] += time.process_time() - began
+
+    def write(self, name: str, rows: list[Any]) -> None:
+        self.written[name] += len(rows)
+        self._writers[name].write_table(pa.Table.from_pylist(rows, schema=self._schemas[name]))
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+
 async def nodes(folder: Path, count: int) -> None:
-    """Grow, label, compress and write trees of 3,905 nodes each, as bfs of HRM's size grows them."""
-    began, cpu = time.perf_counter(), time.process_time()
-    schemas = {name: declared(columns, where=name) for name, columns in TABLES.items()} | {
-        "rows": declared(COLUMNS, where="rows")
-    }
-    writers = {
-        name: pq.ParquetWriter(folder / f"{name}.parquet", schema, compression="zstd")
-        for name, schema in schemas.items()
-    }
-    written: Counter[str] = Counter()
-    kept: dict[str, list[Any]] = {name: [] for name in schemas}
+    """Grow, label, compress and write trees of 3,906 nodes each, as bfs of HRM's size grows them."""
+    parts, began = Parts(folder), time.perf_counter()
     for number in range(max(1, round(count / 3906))):
-        problem = Problem(problem_id=f"p{number}", question=f"What is {number}?", gold="1")
-        made = await step_tree(problem, Policy(number), search="bfs")  # type: ignore[arg-type]
-        for name, found in {**made.tables, "rows": [trace.columns for trace in made.traces]}.items():
-            kept[name].extend(found)
-            written[name] += len(found)
-            if len(kept[name]) > 20_000:
-                writers[name].write_table(pa.Table.from_pylist(kept[name], schema=schemas[name]))
-                kept[name] = []
-    for name, writer in writers.items():
-        writer.write_table(pa.Table.from_pylist(kept[name], schema=schemas[name]))
-        writer.close()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    wall, cpu = time.perf_counter() - began, time.process_time() - cpu
-    rows = [["without engine, journal and driver", *(f"{written[name]:,}" for name in ("nodes", "rows", "values", "pairs")), f"{wall:.0f}", f"{cpu:.0f}", f"{peak:.0f}"]]  # fmt: skip
+        await one_tree(parts, number)
+    parts.close()
+    wall, peak = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    of = parts.written["nodes"]
+    table(["part", "CPU s", "CPU s for a million nodes"], [[part, f"{s:.1f}", f"{s / of * 1e6:.0f}"] for part, s in parts.seconds.items()])  # fmt: skip
+    counts = [f"{parts.written[name]:,}" for name in ("nodes", "rows", "values", "pairs")]
+    rows = [
+        ["without engine, journal and driver", *counts, f"{wall:.0f}", f"{parts.seconds.total():.0f}", f"{peak:.0f}"]
+    ]
     rows.append(whole_build(folder, max(1, round(count / 10 / 3906))))
     table(["trees", "nodes", "rows", "values", "pairs", "wall s", "CPU s", "peak MB"], rows)
+
+
+async def one_tree(parts: Parts, number: int) -> None:
+    problem = Problem(problem_id=f"p{number}", question=f"What is {number}?", gold="1")
+    asked = (Message(role="user", content=problem.question),)
+    tree = Search(problem, Policy(number), Layout("headers"), asked, Rule())  # type: ignore[arg-type]
+    with parts.timed("growing it from the policy"):
+        await bfs.bfs(tree, branching=5, height=5)
+    with parts.timed("counts and labels"):
+        finish(tree, leaves=True)
+    with parts.timed("compressing a copy (HNC)"):
+        compressed(tree.root, problem.problem_id, counted="leaves")
+    with parts.timed("the table of nodes, written"):
+        parts.write("nodes", list(node_rows(problem.problem_id, tree.root)))
+    with parts.timed("pairs and values, written"):
+        for name, found in tables_of(tree.root, Rules(), "leaves").items():
+            parts.write(name, found)
+    with parts.timed("rows of both trees, fine and coarse, written"):
+        rules = Rules(pairs=False, rest=False)
+        made = outcome_of(problem, tree.root, rules=rules, prompt=asked, model="policy")
+        parts.write("rows", [trace.columns for trace in made.traces])
 
 
 def reply(request: Any) -> Completion:
@@ -335,6 +375,7 @@ def main() -> None:
     parser.add_argument("--block-size", type=int, default=32, help="tokens of a block of the prefix cache")
     parser.add_argument("--problems", type=int, default=100, help="of `labels`")
     parser.add_argument("--probes", type=int, default=60, help="steps whose value is measured")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=tuple(WAYS), help="to label, of `labels`")
     parser.add_argument("--nodes", type=int, default=1_000_000)
     options = parser.parse_args()
     for part in options.only:
@@ -343,7 +384,7 @@ def main() -> None:
                 case "trees":
                     asyncio.run(trees(folder, options.trees, options.few, options.block_size, options.rollouts))
                 case "labels":
-                    asyncio.run(labels(folder, options.problems, options.probes))
+                    asyncio.run(labels(folder, options.problems, options.probes, options.ways))
                 case "nodes":
                     asyncio.run(nodes(folder, options.nodes))
 
