@@ -15,7 +15,7 @@ from tracemill.pipelines.staging import SAMPLE_REFS, Parts, Staged
 from tracemill.pipelines.store import Draft
 from tracemill.schemas.errors import CountsDiffer
 from tracemill.schemas.request import Completion
-from tracemill.schemas.tables import NO_COLUMNS, REJECTED, ROWS, SAMPLES, TOOLS
+from tracemill.schemas.tables import REJECTED, ROWS, SAMPLES, TOOLS
 from tracemill.synth.journal import Journal
 
 SAMPLE_BYTES = 32 << 20
@@ -44,7 +44,7 @@ def assemble(
         draft.table(name, *_in_order(name, table))
     for name, selected in decisions.tables.items():
         frame = selected.collect()
-        schema = arrow_schema(frame.schema, NO_COLUMNS)
+        schema = arrow_schema(frame.schema, pa.schema([]))
         draft.table(name, schema, [frame.sort(order_of(name, schema), nulls_last=False)])
 
 

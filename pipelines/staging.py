@@ -22,7 +22,7 @@ from tracemill.pipelines.outcomes import Record, RoleCounts, tools_text
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.request import Message
 from tracemill.schemas.rows import Problem
-from tracemill.schemas.tables import NO_COLUMNS, PROBLEMS, REJECTED, ROWS, SAMPLES, TOOLS, Talk, stored
+from tracemill.schemas.tables import PROBLEMS, REJECTED, ROWS, SAMPLES, TOOLS, Talk, stored
 
 PART_ROWS, PART_BYTES = 4096, 32 << 20
 """A part is rows of Python objects until it is written, which take several times its bytes."""
@@ -133,7 +133,7 @@ class Staged:
     """The outcome of a synthesis, as scannable columns."""
 
     folder: Path
-    columns: pa.Schema = NO_COLUMNS
+    columns: pa.Schema = field(default_factory=lambda: pa.schema([]))
     """The method's own columns of traces, as far as it declares them."""
     own: Mapping[str, pa.Schema] = field(default_factory=dict)
     """The method's own tables, as far as it declares them."""
@@ -174,7 +174,7 @@ class Staged:
             table.add({"problem_id": pid, **row} for row in rows)
 
     def _own_table(self, name: str) -> Parts:
-        known = self.own.get(name, NO_COLUMNS)
+        known = self.own.get(name, pa.schema([]))
         columns = [pa.field("problem_id", pa.string()), *(known.field(n) for n in known.names if n != "problem_id")]
         self.tables[name] = Parts(self.folder / f"table-{name}", pa.schema(columns))
         return self.tables[name]
@@ -191,7 +191,7 @@ class Staged:
 def stage(
     records: Iterator[tuple[Problem, Record]],
     folder: Path,
-    columns: pa.Schema = NO_COLUMNS,
+    columns: pa.Schema,
     own: Mapping[str, pa.Schema] = MappingProxyType({}),
 ) -> Staged:
     """Write every record's rows to `folder`, which is emptied first.

@@ -33,9 +33,6 @@ MORE_OF_A_TURN: Mapping[str, pa.DataType] = {
 """What a turn of a given conversation may hold beside role and content, in the order of columns."""
 
 
-NO_COLUMNS = pa.schema([])
-
-
 def declared(columns: Mapping[str, Kind], *, where: str) -> pa.Schema:
     """The Arrow types of columns that a plug-in declares; RecipeError names the one, in `where`, that has none."""
     return pa.schema([pa.field(name, _arrow(kind, f"{where}[{name!r}]")) for name, kind in columns.items()])
