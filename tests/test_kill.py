@@ -104,11 +104,11 @@ def test_methods_that_decide_as_they_go_end_in_the_same_version_after_kills(meth
     undisturbed = ordeal.finish(tmp_path / "undisturbed")
     total = len(ordeal.keys_asked())
     (tmp_path / "asked.log").unlink()
-    for target in lives(20261126, total, 3):
+    for target in lives(20261126, total, 2):
         ordeal.live_until(lambda target=target: len(ordeal.keys_asked()) >= target)
     survivor = ordeal.finish()
     asked = ordeal.keys_asked()
-    assert ordeal.kills >= 2
+    assert ordeal.kills >= 1
     assert len(set(asked)) == total == undisturbed["samples_new"]
     assert len(asked) - total <= ordeal.kills * 16
     assert survivor["version"] == undisturbed["version"]
