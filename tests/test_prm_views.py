@@ -170,6 +170,14 @@ def test_what_nothing_is_known_of_is_in_no_target():
     assert [(row["first"], row["second"], row["target"]) for row in found] == [("a", "c", 1.0)]
 
 
+def test_a_step_that_some_solutions_end_with_and_others_do_not_is_no_target_with_itself():
+    root = Node(step="")
+    for number, (step, correct) in enumerate((("a", 4), ("a", 1), ("b", 0))):
+        root.add(Node(step=step, name=f"n{number}", n_correct=correct, n_total=4))
+    found = read(omega_pairs(tables(root), ties=True))
+    assert [(row["first"], row["second"], row["target"]) for row in found] == [("a", "b", 1.0), ("a", "b", 0.625)]
+
+
 def test_a_draw_that_gave_no_step_is_in_no_way_and_no_target():
     root = grown({"P": {"": "error"}, "Q": {"": "error", "right": "correct"}})
     assert ways(read(trl_prm(tables(root)))) == [(["P"], [False]), (["Q", "right"], [True, True])]

@@ -105,7 +105,8 @@ def omega_pairs(tables: Tables, *, ties: bool = False) -> pl.LazyFrame:
     share = pl.col("n_correct") / pl.col("n_total")
     one = nodes.select("problem_id", "parent_id", first_id="id", first="step", p=share)
     other = nodes.select("parent_id", second_id="id", second="step", q=share)
-    pairs = one.join(other, on="parent_id").filter(pl.col("first_id") < pl.col("second_id"))
+    later = (pl.col("first_id") < pl.col("second_id")) & (pl.col("first") != pl.col("second"))
+    pairs = one.join(other, on="parent_id").filter(later)
     if not ties:
         pairs = pairs.filter(pl.col("p") != pl.col("q"))
     return (
