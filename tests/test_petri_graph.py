@@ -113,6 +113,15 @@ def test_a_table_that_is_none_says_what_is_wrong_with_it(tmp_path: Path, content
         read_graph(path)
 
 
+def test_no_number_is_a_gap_and_no_node_of_that_name(tmp_path: Path):
+    """Else all that is missing would be one node, and paths would lead through it."""
+    path = tmp_path / "graph.parquet"
+    heads = pl.Series([1.0, float("nan"), 2.0])
+    pl.DataFrame({"head": heads, "relation": "r", "tail": "b", "head_type": "t", "tail_type": "t"}).write_parquet(path)
+    with pytest.raises(ValueError, match=r"row 2 has no head .1 rows"):
+        read_graph(path)
+
+
 def test_a_file_that_is_not_there_or_of_another_kind_is_named(tmp_path: Path):
     with pytest.raises(ValueError, match="there is no such file"):
         read_graph(tmp_path / "graph.csv")

@@ -239,10 +239,15 @@ def _edges(file: Path) -> pl.DataFrame:
     """Its five columns as text: NFC, white space joined and cut off at the ends; ValueError for a row with a gap."""
     try:
         frame = _scan(file)
-        names = frame.collect_schema().names()
+        schema = frame.collect_schema()
+        names = schema.names()
         wanted = {column: _column(file, column, known, names) for column, known in COLUMNS.items()}
         text = {
-            column: pl.col(name).cast(pl.String).str.normalize("NFC").str.replace_all(r"\s+", " ").str.strip_chars()
+            column: (pl.col(name).fill_nan(None) if schema[name].is_float() else pl.col(name))
+            .cast(pl.String)
+            .str.normalize("NFC")
+            .str.replace_all(r"\s+", " ")
+            .str.strip_chars()
             for column, name in wanted.items()
         }
         edges = frame.select(**text).collect(engine="streaming")

@@ -9,7 +9,7 @@ frontier fire, and ends after at most as many frontiers as there are steps (MedV
 marks entities; that firing does not consume is in its released engine).
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -211,7 +211,9 @@ class Net:
         found = []
         numbers = [t.n for t in self.transitions]
         if len(set(numbers)) != len(numbers):
-            found.append(f"transitions share a number: {sorted({n for n in numbers if numbers.count(n) > 1})}")
+            found.append(
+                f"transitions share a number: {sorted(n for n, times in Counter(numbers).items() if times > 1)}"
+            )
         state = self.run()
         in_order = len(state.fired) == len(numbers) and self.initial.isdisjoint(t.output for t in self.transitions)
         if not in_order and (

@@ -272,7 +272,8 @@ async def _of_text(asker: Asker, longest: int) -> Begun:
     plan, execution = solved.blocks_of(text)
     faults = check_blocks(plan, execution)
     if fatal := [fault for fault in faults if not fault.steps]:
-        raise Unusable(fatal[0].reason, failed_checks=list(dict.fromkeys(f.check for f in faults)), says=fatal[0].says)
+        why = next((fault for fault in fatal if fault.check == "V12"), fatal[0])  # where it is why V1 fails as well
+        raise Unusable(why.reason, failed_checks=list(dict.fromkeys(f.check for f in faults)), says=why.says)
     count = asker.engine.count_tokens
     steps = [replace(s, n_tokens=count(s.text)) for s in solved.steps_written(plan, execution, longest=longest)]
     whole = all(step.text for step in steps)
