@@ -79,7 +79,7 @@ def name(text: str, *, longest: int = LONGEST) -> str:
     if bad := [mark for mark in FORBIDDEN if mark in trimmed]:
         raise Unusable("entity_characters", says=f"a name may not hold {bad[0]!r}", entity=_cut(trimmed))
     if held := _UNWRITTEN.search(trimmed):
-        raise Unusable("entity_characters", says=f"a name may not hold {ascii(held[0])}", entity=_cut(ascii(trimmed)))
+        raise Unusable("entity_characters", says=f"a name may not hold {held[0]!a}", entity=_cut(ascii(trimmed)))
     return trimmed
 
 
