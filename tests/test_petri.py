@@ -438,9 +438,19 @@ def test_polish_cleans_says_nothing_twice_and_inserts_what_is_missing(petri: Mak
 
 
 def test_a_row_that_is_too_long_is_dropped_and_never_cut(petri: Make, store: Store):
-    down = only(build(petri(max_tokens=50), store, reply=doctor).dataset, "rejected")
+    whole = only(build(petri(), store, reply=doctor).dataset)
+    down = only(build(petri(max_tokens=whole["n_tokens"] - 1), store, reply=doctor).dataset, "rejected")
     assert down["reason"] == "too_long"
-    assert json.loads(down["evidence"])["at_most"] == 50
+    assert json.loads(down["evidence"]) == {"n_tokens": whole["n_tokens"], "at_most": whole["n_tokens"] - 1}
+    assert json.loads(down["row"])["execution_text"] == whole["execution_text"]
+
+
+def test_a_plan_that_is_too_long_already_costs_no_token(petri: Make, store: Store):
+    long = {"chains": "1: A->" + "->".join(f"n{i}" for i in range(2000)) + "->MMR"}
+    dataset = build(petri(long), store, reply=doctor).dataset
+    down = only(dataset, "rejected")
+    assert (down["reason"], table(dataset, "samples").height) == ("too_long", 0)
+    assert json.loads(down["evidence"])["at_most"] == 8192
 
 
 def test_a_step_that_the_token_limit_cut_off_is_written_again(petri: Make, store: Store):

@@ -104,6 +104,10 @@ def test_the_columns_of_primekg_are_known(tmp_path: Path):
         ("head,relation,tail,head_type,tail_type\na,r, ,t,t\n", "row 1 has no tail"),
         ("head,relation,tail,head_type,tail_type\n", "has no rows"),
         ("", "not readable as an edge table"),
+        (
+            "head,relation,tail,head_type,tail_type\na,r,b,t,t,more\n",
+            "not readable as an edge table: found more fields.*'$",
+        ),
     ],
 )
 def test_a_table_that_is_none_says_what_is_wrong_with_it(tmp_path: Path, content: str, message: str):

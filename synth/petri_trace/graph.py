@@ -193,7 +193,7 @@ def read_graph(path: str | Path) -> Graph:
         raise ValueError(f"graph = {str(path)!r}: an edge table is a file that ends in {', '.join(SUFFIXES)}")
     if not file.is_file():
         raise ValueError(
-            f"graph = {str(path)!r}: there is no such file; write its path, relative to the recipe with ./"
+            f"graph = {str(path)!r}: there is no such file; write its path with ./, relative to the recipe, or in --set to the working folder"
         )
     stat = file.stat()
     return _read(file, stat.st_mtime_ns, stat.st_size)
@@ -252,7 +252,7 @@ def _edges(file: Path) -> pl.DataFrame:
         }
         edges = frame.select(**text).collect(engine="streaming")
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise ValueError(f"graph {file.name}: not readable as an edge table: {error}") from None
+        raise ValueError(f"graph {file.name}: not readable as an edge table: {_first(error)}") from None
     gaps = edges.select(row=pl.int_range(1, pl.len() + 1), gap=_gap(edges.columns)).filter(pl.col("gap").is_not_null())
     if not gaps.is_empty():
         row, column = gaps.row(0)
@@ -262,6 +262,11 @@ def _edges(file: Path) -> pl.DataFrame:
     if edges.is_empty():
         raise ValueError(f"graph {file.name}: has no rows; an edge table has one or more")
     return edges
+
+
+def _first(error: Exception) -> str:
+    """Its first paragraph: the others tell Python programmers what to pass."""
+    return str(error).strip().split("\n\n")[0]
 
 
 def _scan(file: Path) -> pl.LazyFrame:
