@@ -204,7 +204,7 @@ class Net:
                 if waits[place] == 0:
                     ready.append(place)
         left = {place for place, count in waits.items() if count > 0}
-        return _walk_back(left, after)
+        return walk_back(left, after)
 
     def faults(self) -> list[str]:
         """What keeps the net from being sound, a line each; empty for a net on which a trace can be built."""
@@ -248,7 +248,7 @@ class Net:
         return [*dead, *(f"transition {t.n}" for t in self.transitions if t.output not in alive)]
 
 
-def _walk_back(left: set[str], after: Mapping[str, Sequence[str]]) -> list[str]:
+def walk_back(left: set[str], after: Mapping[str, Sequence[str]]) -> list[str]:
     """A cycle among places of which each has one before it in `left`: walk against the arcs until a place comes twice."""
     if not left:
         return []
