@@ -175,6 +175,19 @@ def test_a_step_that_fails_is_written_again_with_what_was_built_on_it_and_nothin
     assert (row["eligible"], row["n_regenerations"]) == (2, 2)
 
 
+def test_a_text_that_xml_cannot_hold_is_written_again(petri: Make, store: Store):
+    """A control character cannot be escaped."""
+    asked: Counter[str] = Counter()
+
+    def reply(request: Request) -> str:
+        asked[request.salt] += 1
+        return "page\x0cbreak" if request.salt == "step/3" and asked[request.salt] == 1 else doctor(request)
+
+    row = only(build(petri(), store, reply=reply).dataset)
+    assert asked == {"step/1": 1, "step/2": 1, "step/3": 2, "step/4": 1, "step/5": 2, "conclusion/": 1}
+    assert (row["eligible"], row["n_regenerations"]) == (2, 1)
+
+
 def test_what_still_fails_after_five_rounds_is_turned_down_with_the_last_failed_checks(petri: Make, store: Store):
     reply, asked = failing({"step3": 99})
     dataset = build(petri({}, {"chains": "1: A->MMR"}), store, reply=reply).dataset
@@ -305,6 +318,8 @@ def test_a_trace_in_tags_whose_plan_fails_is_turned_down_under_the_check_that_it
         row["problem_id"]: json.loads(row["evidence"])["failed_checks"] for row in table(dataset, "rejected").to_dicts()
     }
     assert {number: number in found[f"p{i}"] for i, number in enumerate(FATAL)} == dict.fromkeys(FATAL, True)
+    reasons = dict(table(dataset, "rejected").select("problem_id", "reason").iter_rows())
+    assert reasons[f"p{list(FATAL).index('V12')}"] == "V12_not_escaped"
     row = only(dataset)
     assert row["problem_id"] == f"p{len(rows)}"
     assert (row["eligible"], row["model"], row["conclusion"]["answer"]) == (2, "given", "7")
@@ -423,9 +438,19 @@ def test_polish_cleans_says_nothing_twice_and_inserts_what_is_missing(petri: Mak
 
 
 def test_a_row_that_is_too_long_is_dropped_and_never_cut(petri: Make, store: Store):
-    down = only(build(petri(max_tokens=50), store, reply=doctor).dataset, "rejected")
+    whole = only(build(petri(), store, reply=doctor).dataset)
+    down = only(build(petri(max_tokens=whole["n_tokens"] - 1), store, reply=doctor).dataset, "rejected")
     assert down["reason"] == "too_long"
-    assert json.loads(down["evidence"])["at_most"] == 50
+    assert json.loads(down["evidence"]) == {"n_tokens": whole["n_tokens"], "at_most": whole["n_tokens"] - 1}
+    assert json.loads(down["row"])["execution_text"] == whole["execution_text"]
+
+
+def test_a_plan_that_is_too_long_already_costs_no_token(petri: Make, store: Store):
+    long = {"chains": "1: A->" + "->".join(f"n{i}" for i in range(2000)) + "->MMR"}
+    dataset = build(petri(long), store, reply=doctor).dataset
+    down = only(dataset, "rejected")
+    assert (down["reason"], table(dataset, "samples").height) == ("too_long", 0)
+    assert json.loads(down["evidence"])["at_most"] == 8192
 
 
 def test_a_step_that_the_token_limit_cut_off_is_written_again(petri: Make, store: Store):
@@ -506,6 +531,26 @@ def test_the_views_are_the_published_messages_a_chain_and_a_step_a_row(petri: Ma
     assert linear == "\n\n".join([*(f"text of {n}" for n in range(1, 6)), "The final answer is \\boxed{7}."])
     steps = [(row["n"], row["deps"], row["level"]) for row in loaded["petri-dag"] if row["problem_id"] == "p0"]
     assert steps == [(1, [], 1), (2, [1], 2), (3, [1], 2), (4, [1], 2), (5, [2, 3, 4], 3)]
+
+
+def test_a_trace_without_an_answer_is_in_the_linear_view_without_one(petri: Make, store: Store, tmp_path: Path):
+    def reply(request: Request) -> str:
+        return "I cannot tell" if call_of(request)[0] == "conclusion" else doctor(request)
+
+    dataset = build(petri(rounds=0, eligible=1), store, reply=reply).dataset
+    row = pl.read_parquet(export(dataset.path, "petri-linear", tmp_path / "linear") / "*.parquet").row(0, named=True)
+    assert row["messages"][-1]["content"] == "\n\n".join(f"text of {n}" for n in range(1, 6))
+
+
+def test_nets_in_which_nothing_runs_at_once_are_counted_whatever_their_shape(petri: Make, store: Store):
+    shortcut = {"chains": "1: A->B->C->MMR\n2: B->MMR"}
+    dataset = build(petri(shortcut, {"chains": "1: A->B->MMR"}, {}), store, reply=doctor).dataset
+    assert [(row["shape"], row["linear"]) for row in table(dataset, "rows").sort("problem_id").to_dicts()] == [
+        ("dag", True),
+        ("linear", True),
+        ("dag", False),
+    ]
+    assert "2 of 3 nets are linear: nothing in them runs" in json.dumps(dataset.manifest())
 
 
 # ---- the small model

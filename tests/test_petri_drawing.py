@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.petri_rows import HOSTILE, LYNCH, dags, row_of, row_of_deps
-from tracemill.synth.petri_trace.drawing import LINES, critical_steps, lines, picture, svg
+from tracemill.synth.petri_trace.drawing import LINES, columns, critical_steps, legible, lines, picture, svg
 from tracemill.synth.petri_trace.layout import steps_of
 from tracemill.synth.petri_trace.net import Net
 
@@ -97,3 +97,14 @@ def test_a_trace_of_two_thousand_steps_fits_a_screen_and_its_image_is_made():
     assert len(shown) == LINES + 2
     assert shown[-1] == "  and 1,940 steps more"
     assert svg(row).count("<g>") == 2001
+
+
+def test_wide_characters_are_counted_as_two_columns_and_combining_ones_as_none():
+    row = row_of({1: (["肝" * 40], "糖新生", [], 4), 2: (["糖新生"], "a\u0301" * 20, [1], 3)})
+    listed = list(lines(steps_of(row)))
+    assert len({columns(line.partition("tokens")[0]) for line in listed[1:]}) == 1
+    assert columns(legible("肝" * 40, 27)) <= 27
+    assert legible("a\u0301" * 20, 27) == "a\u0301" * 20
+    labels = [text.text or "" for text in ET.fromstring(svg(row)).iter(f"{SVG}text")]
+    assert labels
+    assert max(map(columns, labels)) <= 27

@@ -104,12 +104,25 @@ def test_the_columns_of_primekg_are_known(tmp_path: Path):
         ("head,relation,tail,head_type,tail_type\na,r, ,t,t\n", "row 1 has no tail"),
         ("head,relation,tail,head_type,tail_type\n", "has no rows"),
         ("", "not readable as an edge table"),
+        (
+            "head,relation,tail,head_type,tail_type\na,r,b,t,t,more\n",
+            "not readable as an edge table: found more fields.*'$",
+        ),
     ],
 )
 def test_a_table_that_is_none_says_what_is_wrong_with_it(tmp_path: Path, content: str, message: str):
     path = tmp_path / "graph.csv"
     path.write_text(content)
     with pytest.raises(ValueError, match=message):
+        read_graph(path)
+
+
+def test_no_number_is_a_gap_and_no_node_of_that_name(tmp_path: Path):
+    """Else all that is missing would be one node, and paths would lead through it."""
+    path = tmp_path / "graph.parquet"
+    heads = pl.Series([1.0, float("nan"), 2.0])
+    pl.DataFrame({"head": heads, "relation": "r", "tail": "b", "head_type": "t", "tail_type": "t"}).write_parquet(path)
+    with pytest.raises(ValueError, match=r"row 2 has no head .1 rows"):
         read_graph(path)
 
 

@@ -1,6 +1,7 @@
 """Nets, chains, plans and checks of Petri-net traces: the published example, and what trips every check."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ from hypothesis import given
 
 from tests.petri_rows import dags
 from tracemill.synth.petri_trace.chains import Unusable, read, write
+from tracemill.synth.petri_trace.conclude import _read as conclusion_of
 from tracemill.synth.petri_trace.conclude import holds
 from tracemill.synth.petri_trace.net import Net, Step
 from tracemill.synth.petri_trace.plan import paths, plan, shape, steps_of
@@ -23,6 +25,7 @@ from tracemill.synth.petri_trace.text import (
     execution_text,
     plan_text,
     read_block,
+    read_outline,
     training_parts,
 )
 from tracemill.synth.petri_trace.validators import CHECKS, check, split_names
@@ -143,6 +146,10 @@ def test_two_thousand_steps_in_a_row_and_side_by_side_need_no_recursion():
         ([["A", "B->C"]], "entity_characters"),
         ([["A", "B\nC"]], "entity_characters"),
         ([["A", "B\x1b[31m"]], "entity_characters"),
+        ([["A", "B\u2028C"]], "entity_characters"),
+        ([["A", "B\ufffe"]], "entity_characters"),
+        ([["A", "B\ud800"]], "entity_characters"),
+        ("1: A->\u200b", "empty_entity"),
         ("1: A->A", "self_loop"),
         ("1: A->B->B->C", "self_loop"),
         ("1: caf\u00e9->cafe\u0301", "self_loop"),
@@ -155,6 +162,16 @@ def test_chains_that_make_no_plan_say_which_rule_they_break(chains: Any, reason:
         plan(read(chains))
     assert fault.value.reason == reason
     assert len(json.dumps(fault.value.evidence)) < 500
+
+
+def test_a_cycle_at_the_end_of_a_long_chain_is_found_at_once_and_shown_in_short():
+    """Looked for from every link in turn, this one took minutes."""
+    long = "1: " + "->".join(f"n{i}" for i in range(20_000))
+    for back, says in ((19_998, "n19998 -> n19999 -> n19998"), (0, r".* -> n\d+ -> \.\.\. .20,000 in all.")):
+        with pytest.raises(Unusable) as fault:
+            plan(read(f"{long}->n{back}"))
+        assert fault.value.reason == "cycle"
+        assert re.fullmatch(says, fault.value.evidence["says"])
 
 
 def test_names_that_are_equal_after_nfc_and_trimming_are_one_entity():
@@ -279,6 +296,35 @@ def test_a_comma_inside_a_name_is_told_from_one_between_names():
     assert split_names("a, b, c, d", {"b, c"}) == ["a", "b, c", "d"]
 
 
+def test_what_a_model_repeats_without_end_is_read_in_time_that_grows_with_its_length():
+    """Each of these took minutes or hours: time went with the square or the cube of the length."""
+    arrows = f"Transient Step 1: {'a -> ' * 100_000}"
+    assert read_outline(arrows) is None
+    assert read_outline(f"{arrows}b; Dependency: []") is not None
+    assert conclusion_of("Explanation: x" + "\n" * 100_000 + "Answer 5") == ("x" + "\n" * 100_000 + "Answer 5", "")
+    assert conclusion_of("Explanation: x" + "\n" * 100_000 + "Answer: 5") == ("x", "5")
+    once = "<Outline>Transient Step 1: A -> B; Dependency: []</Outline>"
+    steps = "<Step>Transient Step 1: A -> B\nso</Step>"
+    found = check(f"<Plan>{once * 40_000}</Plan>", f"<Execution>{steps * 40_000}</Execution>")
+    assert "V5" in {fault.check for fault in found}
+    long = ", ".join(["x"] * 5_000)
+    assert split_names(", ".join(["y"] * 10_000), {long}) == ["y"] * 10_000
+
+
+def test_a_fault_shows_some_of_many_numbers():
+    every = list(range(1, 10_000))
+    outline = f"<Plan><Outline>Transient Step 1: A -> B; Dependency: {every}</Outline></Plan>"
+    found = check(outline, "<Execution><Step>Transient Step 1: A -> B\nso</Step></Execution>")
+    assert {"V6", "V8"} <= {fault.check for fault in found}
+    assert all(len(fault.says) < 400 for fault in found)
+
+
+def test_the_explanation_ends_where_the_answer_begins_and_may_be_empty():
+    assert conclusion_of("Explanation: so\nand so\n  Answer: B\nAnswer: C") == ("so\nand so", "C")
+    assert conclusion_of("Explanation:\nAnswer: B") == ("", "B")
+    assert conclusion_of("Answer: B") == ("", "B")
+
+
 def test_a_fault_of_a_text_names_the_step_and_one_of_the_plan_names_none():
     assert [f.steps for f in check(PLAN, EXECUTION.replace("So it is. 2", "")) if f.check == "V2"] == [(2,)]
     assert [f.steps for f in check(*NEGATIVES["V6"][0]) if f.check == "V6"] == [()]
@@ -334,6 +380,11 @@ def test_a_solved_chain_falls_into_its_steps_and_results_show_which_uses_which()
         ("so 1.19", "19", False),
         ("19.5", "19", False),
         ("B it is", "b", True),
+        ("1,200 in all", "200", False),
+        ("1,200 in all", "1", False),
+        ("1,200 in all", "1,200", True),
+        ("5, 200 and 7", "200", True),
+        ("either 1,2", "2", True),
     ],
 )
 def test_an_answer_leaks_as_a_word_of_its_own(text: str, answer: str, there: bool):

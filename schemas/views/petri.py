@@ -18,13 +18,13 @@ def medverse(tables: Tables) -> pl.LazyFrame:
 
 
 def petri_linear(tables: Tables) -> pl.LazyFrame:
-    r"""`id` and `messages` without tags: the texts of the steps one after the other, then the answer in \boxed{}.
+    r"""`id` and `messages` without tags: the texts of the steps one after the other, then the answer in \boxed{} where there is one.
 
     Steps stand in the order of their numbers, which is topological and the same wherever the net is built.
     """
     steps = pl.col("steps").list.eval(pl.element().sort_by(pl.element().struct.field("n")))
     texts = steps.list.eval(pl.element().struct.field("text")).list.join("\n\n")
-    answer = pl.concat_str(pl.lit("\n\nThe final answer is \\boxed{"), pl.col("answer"), pl.lit("}."))
+    answer = pl.concat_str(pl.lit("\n\nThe final answer is \\boxed{"), pl.col("answer"), pl.lit("}.")).fill_null("")
     said = pl.struct(pl.lit("assistant").alias("role"), pl.concat_str(texts, answer).alias("content"))
     before = _TURNS.list.slice(0, _TURNS.list.len().cast(pl.Int64) - 1)
     return chosen(tables).sort("id").select("id", pl.concat_list(before, pl.concat_list(said)).alias("messages"))

@@ -21,6 +21,8 @@ LONGEST = 200
 """Characters of a name; not stated in the paper; our default."""
 
 _LINE = re.compile(r"\s*(\d{1,9})\s*:(.*)", re.DOTALL)
+_UNWRITTEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
+"""Control characters, line breaks beside those of FORBIDDEN, and what XML cannot write."""
 _SHOWN = 120
 
 
@@ -70,14 +72,14 @@ def write(chains: Iterable[Sequence[str]]) -> str:
 def name(text: str, *, longest: int = LONGEST) -> str:
     """The one form of an entity's name; Unusable with empty_entity, entity_too_long or entity_characters."""
     trimmed = unicodedata.normalize("NFC", text).strip()
-    if not trimmed:
+    if all(unicodedata.category(character) == "Cf" for character in trimmed):  # zero-width ones: nothing to be seen
         raise Unusable("empty_entity", says="a node without a name")
     if len(trimmed) > longest:
         raise Unusable("entity_too_long", characters=len(trimmed), at_most=longest, begins=trimmed[:_SHOWN])
     if bad := [mark for mark in FORBIDDEN if mark in trimmed]:
         raise Unusable("entity_characters", says=f"a name may not hold {bad[0]!r}", entity=_cut(trimmed))
-    if any(unicodedata.category(character) == "Cc" for character in trimmed):
-        raise Unusable("entity_characters", says="a name may not hold control characters", entity=_cut(ascii(trimmed)))
+    if held := _UNWRITTEN.search(trimmed):
+        raise Unusable("entity_characters", says=f"a name may not hold {held[0]!a}", entity=_cut(ascii(trimmed)))
     return trimmed
 
 

@@ -17,7 +17,8 @@ from tracemill.synth.petri_trace.text import inside, unescaped
 from tracemill.synth.petri_trace.validators import Fault
 from tracemill.synth.petri_trace.writer import Asker, content
 
-_EXPLANATION = re.compile(r"Explanation:\s*(.*?)\s*(?:\n\s*Answer:|\Z)", re.DOTALL)
+_EXPLANATION = "Explanation:"
+_ANSWER_LINE = re.compile(r"^[^\S\n]*Answer:", re.MULTILINE)
 _ANSWER = re.compile(r"Answer:\s*(.+)")
 _FORMS = ("Answer: {}", "\\boxed{{{}}}", "#### {}", "<answer>{}</answer>")
 
@@ -54,8 +55,9 @@ async def given(text: str, steps: Sequence[Step], asker: Asker) -> Conclusion:
 
 def _read(text: str) -> tuple[str, str]:
     """Explanation and answer of a reply; each empty where it has none."""
-    explained, named = _EXPLANATION.search(text), _ANSWER.findall(text)
-    return (explained[1] if explained else ""), (named[-1].strip() if named else "")
+    named = _ANSWER.findall(text)
+    explained = _ANSWER_LINE.split(text.partition(_EXPLANATION)[2], maxsplit=1)[0]
+    return explained.strip(), (named[-1].strip() if named else "")
 
 
 async def _of_answer(answer: str, asker: Asker) -> Verdict:
@@ -110,8 +112,10 @@ def forms(answer: str, options: Sequence[str] | None) -> list[str]:
 
 
 def holds(text: str, answer: str) -> bool:
-    """Whether an answer stands in a text as a word or number of its own."""
-    return bool(answer) and re.search(rf"(?<![\w.]){re.escape(answer)}(?!\w|\.\d)", text, re.IGNORECASE) is not None
+    """Whether an answer stands in a text as a word or number of its own, neither 1 nor 200 of which 1,200 is."""
+    before = r"(?<!\d,)" if re.match(r"\d{3}(?!\d)", answer) else ""
+    own = rf"(?<![\w.]){before}{re.escape(answer)}(?!\w|\.\d|,\d{{3}}(?!\d))"
+    return bool(answer) and re.search(own, text, re.IGNORECASE) is not None
 
 
 def leaks(steps: Sequence[Step], gold: str | None, options: Sequence[str] | None) -> list[int]:

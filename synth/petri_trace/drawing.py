@@ -13,8 +13,9 @@ Names come from models and sources: they are cut, and characters that a terminal
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
+from unicodedata import combining, east_asian_width
 from xml.etree import ElementTree as ET  # it only writes here
 
 from tracemill.synth.petri_trace.layout import levels_of, steps_of
@@ -28,14 +29,28 @@ NAME = 60
 
 _BOX, _ROW, _GAP, _MARGIN = (200, 34), 52, 70, 24
 _LETTERS = 27
-"""So many letters of 7 pixels fit into a box."""
+"""So many columns of 7 pixels fit into a box."""
 _INK, _PALE, _HOT = "#333333", "#9a9a9a", "#b3261e"
 
 
 def legible(text: str, width: int) -> str:
-    """One line: white space joined, what is not printable as an escape, cut at `width`."""
+    """One line: white space joined, what is not printable as an escape, cut at `width` columns."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
-    return shown if len(shown) <= width else f"{shown[: width - 3]}..."
+    if columns(shown) <= width:
+        return shown
+    ends = accumulate(map(columns, shown))
+    return "".join(c for c, end in zip(shown, ends, strict=True) if end <= width - 3) + "..."
+
+
+def columns(text: str) -> int:
+    """How wide a text is in a terminal: Chinese, Japanese and Korean characters take two columns, combining ones none."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if combining(c) else 1 + (east_asian_width(c) in "WF") for c in text)
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - columns(text))
 
 
 def critical_steps(steps: Sequence[Step]) -> list[int]:
@@ -86,7 +101,7 @@ def lines(steps: Sequence[Step]) -> Iterator[str]:
     shown = sorted(steps, key=lambda step: (level[step.n], step.n))[:LINES]
     titles = {step.n: f"[{step.n}] {legible(step.title, NAME)}" for step in shown}
     after = {step.n: f"after {', '.join(map(str, step.deps))}" if step.deps else "" for step in shown}
-    wide, far = max(map(len, titles.values())), max(map(len, after.values()))
+    wide, far = max(map(columns, titles.values())), max(map(len, after.values()))
     yield f"  {'premises':<12}{legible(', '.join(_premises(steps)), 2 * NAME)}"
     told = 0
     for step in shown:
@@ -94,7 +109,7 @@ def lines(steps: Sequence[Step]) -> Iterator[str]:
         told = level[step.n]
         tokens = f"{step.n_tokens:,} tokens" if step.n_tokens else ""
         mark = "*" if step.n in hot else " "
-        yield f"  {head:<12}{mark} {titles[step.n]:<{wide}}  {after[step.n]:<{far}}  {tokens}".rstrip()
+        yield f"  {head:<12}{mark} {_padded(titles[step.n], wide)}  {after[step.n]:<{far}}  {tokens}".rstrip()
     if len(steps) > LINES:
         yield f"  and {len(steps) - LINES:,} steps more"
 

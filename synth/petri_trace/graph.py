@@ -193,7 +193,7 @@ def read_graph(path: str | Path) -> Graph:
         raise ValueError(f"graph = {str(path)!r}: an edge table is a file that ends in {', '.join(SUFFIXES)}")
     if not file.is_file():
         raise ValueError(
-            f"graph = {str(path)!r}: there is no such file; write its path, relative to the recipe with ./"
+            f"graph = {str(path)!r}: there is no such file; write its path with ./, relative to the recipe, or in --set to the working folder"
         )
     stat = file.stat()
     return _read(file, stat.st_mtime_ns, stat.st_size)
@@ -239,15 +239,20 @@ def _edges(file: Path) -> pl.DataFrame:
     """Its five columns as text: NFC, white space joined and cut off at the ends; ValueError for a row with a gap."""
     try:
         frame = _scan(file)
-        names = frame.collect_schema().names()
+        schema = frame.collect_schema()
+        names = schema.names()
         wanted = {column: _column(file, column, known, names) for column, known in COLUMNS.items()}
         text = {
-            column: pl.col(name).cast(pl.String).str.normalize("NFC").str.replace_all(r"\s+", " ").str.strip_chars()
+            column: (pl.col(name).fill_nan(None) if schema[name].is_float() else pl.col(name))
+            .cast(pl.String)
+            .str.normalize("NFC")
+            .str.replace_all(r"\s+", " ")
+            .str.strip_chars()
             for column, name in wanted.items()
         }
         edges = frame.select(**text).collect(engine="streaming")
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise ValueError(f"graph {file.name}: not readable as an edge table: {error}") from None
+        raise ValueError(f"graph {file.name}: not readable as an edge table: {_first(error)}") from None
     gaps = edges.select(row=pl.int_range(1, pl.len() + 1), gap=_gap(edges.columns)).filter(pl.col("gap").is_not_null())
     if not gaps.is_empty():
         row, column = gaps.row(0)
@@ -257,6 +262,11 @@ def _edges(file: Path) -> pl.DataFrame:
     if edges.is_empty():
         raise ValueError(f"graph {file.name}: has no rows; an edge table has one or more")
     return edges
+
+
+def _first(error: Exception) -> str:
+    """Its first paragraph: the others tell Python programmers what to pass."""
+    return str(error).strip().split("\n\n")[0]
 
 
 def _scan(file: Path) -> pl.LazyFrame:

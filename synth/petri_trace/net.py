@@ -9,7 +9,7 @@ frontier fire, and ends after at most as many frontiers as there are steps (MedV
 marks entities; that firing does not consume is in its released engine).
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -204,14 +204,16 @@ class Net:
                 if waits[place] == 0:
                     ready.append(place)
         left = {place for place, count in waits.items() if count > 0}
-        return _walk_back(left, after)
+        return walk_back(left, after)
 
     def faults(self) -> list[str]:
         """What keeps the net from being sound, a line each; empty for a net on which a trace can be built."""
         found = []
         numbers = [t.n for t in self.transitions]
         if len(set(numbers)) != len(numbers):
-            found.append(f"transitions share a number: {sorted({n for n in numbers if numbers.count(n) > 1})}")
+            found.append(
+                f"transitions share a number: {sorted(n for n, times in Counter(numbers).items() if times > 1)}"
+            )
         state = self.run()
         in_order = len(state.fired) == len(numbers) and self.initial.isdisjoint(t.output for t in self.transitions)
         if not in_order and (
@@ -246,7 +248,7 @@ class Net:
         return [*dead, *(f"transition {t.n}" for t in self.transitions if t.output not in alive)]
 
 
-def _walk_back(left: set[str], after: Mapping[str, Sequence[str]]) -> list[str]:
+def walk_back(left: set[str], after: Mapping[str, Sequence[str]]) -> list[str]:
     """A cycle among places of which each has one before it in `left`: walk against the arcs until a place comes twice."""
     if not left:
         return []

@@ -37,6 +37,7 @@ from tracemill.synth.petri_trace.refine import CALLS, Call, Refiner
 from tracemill.synth.petri_trace.result import Begun, Result, Way, carry_out
 from tracemill.synth.petri_trace.rows import text_and_columns
 from tracemill.synth.petri_trace.solved import Uses
+from tracemill.synth.petri_trace.text import training_parts
 from tracemill.synth.petri_trace.validators import check as check_blocks
 from tracemill.synth.petri_trace.writer import Asker, Execution
 from tracemill.synth.prompts import check_temperature, shown
@@ -190,6 +191,7 @@ async def petri_trace(
     }
     try:
         begun = await makers[plan]()
+        _fits(begun, engine, max_tokens)
     except Unusable as fault:
         return Outcome(rejections=[(None, Rejection(fault.reason, fault.evidence))])
     way = Way(execution, 0 if plan == "from_solution" else rounds, rewrite == "steps", polish)
@@ -272,12 +274,26 @@ async def _of_text(asker: Asker, longest: int) -> Begun:
     plan, execution = solved.blocks_of(text)
     faults = check_blocks(plan, execution)
     if fatal := [fault for fault in faults if not fault.steps]:
-        raise Unusable(fatal[0].reason, failed_checks=list(dict.fromkeys(f.check for f in faults)), says=fatal[0].says)
+        why = next((fault for fault in fatal if fault.check == "V12"), fatal[0])  # where it is why V1 fails as well
+        raise Unusable(why.reason, failed_checks=list(dict.fromkeys(f.check for f in faults)), says=why.says)
     count = asker.engine.count_tokens
     steps = [replace(s, n_tokens=count(s.text)) for s in solved.steps_written(plan, execution, longest=longest)]
     whole = all(step.text for step in steps)
     conclusion = await given_conclusion(text, steps, asker) if whole else None
     return Begun(solved.links(steps), solved.entities_of(steps), steps, conclusion=conclusion, draws=0 if whole else 1)
+
+
+def _fits(begun: Begun, engine: Engine, max_tokens: int) -> None:
+    """Unusable for a plan that is too long before its first step is written: no token is spent on it."""
+    before, blocks, after = training_parts(begun.chains, begun.steps, "", "")
+    n_tokens = engine.count_tokens("".join((before, *blocks, after)))
+    if n_tokens > max_tokens:
+        raise Unusable(
+            "too_long",
+            n_tokens=n_tokens,
+            at_most=max_tokens,
+            says="with the texts that there are before any is written",
+        )
 
 
 def _trace(asker: Asker, result: Result, max_paths: int) -> Trace:

@@ -14,10 +14,11 @@ from itertools import islice, pairwise
 from typing import Literal
 
 from tracemill.synth.petri_trace.chains import Chains, Unusable
-from tracemill.synth.petri_trace.net import Entity, Step
+from tracemill.synth.petri_trace.net import Entity, Step, walk_back
 
 BreakCycles = Literal["never", "last_chain"]
 Edge = tuple[str, str]
+_SHOWN = 10
 Shape = Literal["linear", "tree", "dag"]
 
 
@@ -42,11 +43,11 @@ def plan(chains: Chains, *, break_cycles: BreakCycles = "never") -> Plan:
             raise Unusable("self_loop", entity=before)
     removed: list[Edge] = []
     order = _kahn(chains, edges)
-    if order is None and break_cycles == "last_chain":
+    if _left(edges, order) and break_cycles == "last_chain":
         edges, removed = _without_cycles(edges)
         order = _kahn(chains, edges)
-    if order is None:
-        raise Unusable("cycle", says=" -> ".join(_cycle(edges)))
+    if left := _left(edges, order):
+        raise Unusable("cycle", says=_told(walk_back(left, _after(edges))))
     number = {name: n for n, name in enumerate(order, start=1)}
     deps: dict[str, list[int]] = {name: [] for name in order}
     for before, after in edges:
@@ -54,8 +55,13 @@ def plan(chains: Chains, *, break_cycles: BreakCycles = "never") -> Plan:
     return Plan(tuple(Entity(number[name], name, tuple(sorted(deps[name]))) for name in order), tuple(removed))
 
 
-def _kahn(chains: Chains, edges: Sequence[Edge]) -> list[str] | None:
-    """All nodes with an edge in topological order, or None where there is a cycle."""
+def _left(edges: Sequence[Edge], order: Sequence[str]) -> set[str]:
+    """The nodes that an order misses: those on a cycle, and those behind one."""
+    return {name for edge in edges for name in edge}.difference(order)
+
+
+def _kahn(chains: Chains, edges: Sequence[Edge]) -> list[str]:
+    """The nodes with an edge in topological order, as far as no cycle is in the way."""
     after = _after(edges)
     waits = dict.fromkeys((name for edge in edges for name in edge), 0)
     for _, target in edges:
@@ -70,7 +76,7 @@ def _kahn(chains: Chains, edges: Sequence[Edge]) -> list[str] | None:
             waits[target] -= 1
             if waits[target] == 0:
                 ready.append(target)
-    return order if len(order) == len(waits) else None
+    return order
 
 
 def _after(edges: Sequence[Edge]) -> dict[str, list[str]]:
@@ -103,23 +109,10 @@ def _reached(start: str, after: dict[str, list[str]]) -> set[str]:
     return seen
 
 
-def _cycle(edges: Sequence[Edge]) -> list[str]:
-    """One cycle of edges that hold one, for a person to read."""
-    after = _after(edges)
-    for before, target in edges:
-        came_from = {target: before}
-        waiting = deque([target])
-        while waiting:
-            name = waiting.popleft()
-            if name == before:
-                way = [before]
-                while len(way) == 1 or way[-1] != before:
-                    way.append(came_from[way[-1]])
-                return way[::-1]
-            new = [following for following in after.get(name, ()) if following not in came_from]
-            came_from.update(dict.fromkeys(new, name))
-            waiting.extend(new)
-    return []
+def _told(cycle: Sequence[str]) -> str:
+    """A cycle for a person to read, who does not want to read a long one."""
+    shown = [*cycle[:_SHOWN], f"... ({len(cycle) - 1:,} in all)"] if len(cycle) > 2 * _SHOWN else cycle
+    return " -> ".join(shown)
 
 
 def steps_of(entities: Sequence[Entity]) -> list[Step]:

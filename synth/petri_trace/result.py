@@ -8,7 +8,7 @@ from tracemill.synth.petri_trace.conclude import Conclusion, conclude, faults_of
 from tracemill.synth.petri_trace.net import Entity, Net, Step
 from tracemill.synth.petri_trace.plan import Edge
 from tracemill.synth.petri_trace.polish import Polish, polish
-from tracemill.synth.petri_trace.text import execution_text, plan_text
+from tracemill.synth.petri_trace.text import escaped, execution_text, plan_text, readable
 from tracemill.synth.petri_trace.validators import Fault, check
 from tracemill.synth.petri_trace.writer import Asker, Draft, Execution, and_after, write
 
@@ -93,10 +93,17 @@ def _structural(draft: Draft) -> tuple[list[Fault], set[int]]:
     """What is wrong with plan and execution, and the steps that have to be written again."""
     names = {name for step in draft.steps for name in (*step.left, step.right)}
     faults = check(plan_text(draft.steps), execution_text(draft.steps), names=names)
+    if any(fault.check == "V1" for fault in faults):
+        faults += [Fault("V1", f"step {n} holds characters that XML cannot write", (n,)) for n in _unreadable(draft)]
     faults += [Fault("V11", fault) for fault in Net.of_steps(draft.steps).faults()]
     if cut := draft.truncated:
         faults.append(Fault("truncated", f"the token limit cut off the steps {cut}", tuple(cut)))
     return faults, and_after(draft.steps, {n for fault in faults for n in fault.steps})
+
+
+def _unreadable(draft: Draft) -> list[int]:
+    """Steps whose texts, escaped, are no XML: control characters cannot be escaped."""
+    return [step.n for step in draft.steps if not readable(f"<Step>{escaped(step.text)}</Step>")]
 
 
 async def _conclude(result: Result, asker: Asker, draw: int) -> None:

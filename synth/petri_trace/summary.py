@@ -29,6 +29,7 @@ def summary(traces: pl.LazyFrame) -> Summary:
             pl.col("width").max(),
             *moments,
             (pl.col("eligible") == 2).sum().cast(pl.Int64).alias("eligible"),
+            pl.col("linear").sum().cast(pl.Int64),
             (pl.col("n_leaks") > 0).sum().cast(pl.Int64).alias("leaking"),
             pl.col("n_regenerations").sum().alias("regenerations"),
         )
@@ -53,7 +54,7 @@ def summary(traces: pl.LazyFrame) -> Summary:
 
 def _note(found: Sequence[Mapping[str, Any]]) -> str:
     nets = sum(row["nets"] for row in found)
-    linear = sum(row["nets"] for row in found if row["shape"] == "linear")
+    linear = sum(row["linear"] for row in found)
     return (
         f"{linear} of {nets} nets are linear: nothing in them runs at the same time. Parallelism is steps over frontiers; speed-up is "
         "tokens of all steps over those of the critical path; a net is eligible once plan, execution and conclusion passed."

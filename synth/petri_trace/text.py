@@ -37,7 +37,9 @@ HEADING = "Reasoning paths:"
 LARGEST = 4 << 20
 """Characters of a plan or an execution that is read."""
 
-_OUTLINE = re.compile(r"Transient Step (\d{1,9}): (.+?) -> (.+?); Dependency: \[((?:\d{1,9}(?:, ?\d{1,9})*)?)\]")
+_OUTLINE = re.compile(
+    r"Transient Step (\d{1,9}): ((?:(?! -> ).)+) -> (.+); Dependency: \[((?:\d{1,9}(?:, ?\d{1,9})*)?)\]"
+)
 _HEADER = re.compile(r"Transient Step (\d{1,9}): (.+?) -> (.+)")
 
 
@@ -139,6 +141,15 @@ def read_block(fragment: str) -> Block:
     except expat.ExpatError as fault:
         raise NotXml(f"not XML: {fault}") from None
     return Block(reader.root, tuple((tag, "".join(text)) for tag, text in reader.children), tuple(reader.nested))
+
+
+def readable(fragment: str) -> bool:
+    """Whether `read_block` reads it."""
+    try:
+        read_block(fragment)
+    except NotXml:
+        return False
+    return True
 
 
 def _refuse(name: str, *_: object) -> None:

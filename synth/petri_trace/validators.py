@@ -5,11 +5,12 @@ written again, and none where it is the plan that is wrong.
 """
 
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from tracemill.synth.petri_trace.net import Net, Step
-from tracemill.synth.petri_trace.text import Block, NotXml, Outline, read_block, read_header, read_outline
+from tracemill.synth.petri_trace.text import Block, NotXml, Outline, read_block, read_header, read_outline, readable
 
 CHECKS: Mapping[str, str] = {
     "V1": "not_xml",
@@ -77,7 +78,7 @@ def _blocks(plan: str, execution: str) -> tuple[tuple[Block, Block] | None, list
             block = read_block(text)
         except NotXml as fault:
             faults.append(Fault("V1", f"{root}: {fault}"))
-            if _readable(_escaped_but_tags(text)):
+            if readable(_escaped_but_tags(text)):
                 faults.append(Fault("V12", f"{root}: & < > stand in it that are not written &amp; &lt; &gt;"))
             continue
         blocks.append(block)
@@ -105,14 +106,6 @@ def _tags(block: Block, root: str, child: str) -> list[Fault]:
     return found
 
 
-def _readable(text: str) -> bool:
-    try:
-        read_block(text)
-    except NotXml:
-        return False
-    return True
-
-
 def _escaped_but_tags(text: str) -> str:
     """The text as it should have been written: all escaped but the tags of the format and what is escaped already."""
     parts, here = [], 0
@@ -133,8 +126,8 @@ def _missing(found: Sequence[object]) -> list[int]:
 def _numbers(numbers: Sequence[int], what: str) -> list[Fault]:
     """V5 and V9."""
     faults = []
-    if twice := sorted({n for n in numbers if numbers.count(n) > 1}) if len(set(numbers)) < len(numbers) else []:
-        faults.append(Fault("V5", f"{what} {', '.join(map(str, twice))} is there more than once"))
+    if twice := sorted(n for n, times in Counter(numbers).items() if times > 1):
+        faults.append(Fault("V5", f"{what} {_some(twice)} is there more than once"))
     if list(numbers) != list(range(1, len(numbers) + 1)):
         faults.append(Fault("V9", f"{what}s are numbered {_cut(str(list(numbers)))}, not 1 to {len(numbers)} in order"))
     return faults
@@ -146,9 +139,9 @@ def _dependencies(planned: Sequence[Outline]) -> list[Fault]:
     faults = []
     for outline in planned:
         if late := [dep for dep in outline.deps if dep >= outline.n]:
-            faults.append(Fault("V6", f"step {outline.n} depends on {late}, which do not come before it"))
+            faults.append(Fault("V6", f"step {outline.n} depends on [{_some(late)}], which do not come before it"))
         if lost := [dep for dep in outline.deps if dep not in known]:
-            faults.append(Fault("V8", f"step {outline.n} depends on {lost}, which the plan does not have"))
+            faults.append(Fault("V8", f"step {outline.n} depends on [{_some(lost)}], which the plan does not have"))
     return faults
 
 
@@ -160,7 +153,7 @@ def _titles(planned: Sequence[Outline], written: Sequence[tuple[int, str]], outl
     titles, headed = {outline.n: outline.title for outline in planned}, dict(written)
     if len(planned) == outlines and len(written) == steps and (odd := sorted(titles.keys() ^ headed.keys())):
         where = tuple(n for n in odd if n in titles)
-        faults.append(Fault("V7", f"steps {odd} stand in one of plan and execution only", where))
+        faults.append(Fault("V7", f"steps [{_some(odd)}] stand in one of plan and execution only", where))
     return faults + [
         Fault("V7", f"step {n} is {_cut(titles[n])} in the plan and {_cut(headed[n])} above its text", (n,))
         for n in sorted(titles.keys() & headed.keys())
@@ -189,10 +182,10 @@ def split_names(left: str, known: Collection[str]) -> list[str]:
     with_commas = [name for name in known if ", " in name] if len(parts) > 1 else ()
     if not with_commas:
         return parts
-    commas = 1 + max(name.count(", ") for name in with_commas)
+    sizes = sorted({1 + name.count(", ") for name in with_commas}, reverse=True)
     names, here = [], 0
     while here < len(parts):
-        ends = range(min(len(parts), here + commas), here, -1)
+        ends = (here + size for size in sizes if here + size <= len(parts))
         end = next((end for end in ends if ", ".join(parts[here:end]) in known), here + 1)
         names.append(", ".join(parts[here:end]))
         here = end
@@ -212,6 +205,11 @@ def _connected(planned: Sequence[Outline]) -> list[Fault]:
     return [
         Fault("V11", fault) for fault in Net.of_steps(steps).faults() if "leads nowhere" in fault or "final" in fault
     ]
+
+
+def _some(numbers: Sequence[int]) -> str:
+    """Ten of them, and whether there are more."""
+    return ", ".join([*map(str, numbers[:10]), *["..."] * (len(numbers) > 10)])
 
 
 def _cut(text: str) -> str:
