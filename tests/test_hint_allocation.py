@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -226,6 +226,41 @@ def test_what_is_called_certain_no_missing_draw_can_change(data: st.DataObject):
     kept = choose(strategy, n, table, rules=rules).kept
     tosses = random.Random(data.draw(st.integers(0, 1000)))
     assert {ended(n, table, strategy, rules, tosses) for _ in range(20)} == {kept}
+
+
+def every_end(n: int, table: Table, strategy: str, rules: Rules) -> set[Config]:
+    """All that may be kept, over every count that the missing draws can lead to, stage by stage."""
+    missing = configs_needed(n, [strategy], table, rules=rules)
+    if not missing:
+        return {choose(strategy, n, table, rules=rules).kept}
+    had = [table.get(config, Count(0, 0)) for config in missing]
+    ends = product(*(range(count.correct, count.correct + rules.m - count.total + 1) for count in had))
+    whole = ({c: Count(end, rules.m) for c, end in zip(missing, counts, strict=True)} for counts in ends)
+    return set().union(*(every_end(n, {**table, **done}, strategy, rules) for done in whole))
+
+
+@pytest.mark.parametrize(("strategy", "tau"), [("css", 0), ("css", 1), ("max_score", 0), ("s_loo", 0), ("t_loo", 0)])
+def test_what_is_called_certain_holds_over_all_completions_of_small_tables(strategy: str, tau: int):
+    rules, luck = Rules(m=2, tau=tau), random.Random(f"{strategy}{tau}")
+    whole = [Count(correct, 2) for correct in range(3)]
+    begun = [*whole, Count(0, 1), Count(1, 1)]
+    called = 0
+    for _ in range(1500):
+        table = {config: luck.choice(begun if luck.random() < 0.5 else whole) for config in first_stage(3)}
+        table |= {config: luck.choice(whole) for config in ((0,), (1,), (2,)) if luck.random() < 0.5}
+        if certain(3, table, [strategy], rules) and configs_needed(3, [strategy], table, rules=rules):
+            called += 1
+            assert len(every_end(3, table, strategy, rules)) == 1, table
+    assert called > 50
+
+
+def test_which_removals_are_pruned_is_open_while_one_of_them_may_still_rise():
+    table = {(): 0, (0, 1, 2): 0, (0, 2): 1, (0, 1): 0, (2,): 2, (1, 2): 1}
+    counts = {config: Count(correct, 2) for config, correct in table.items()}
+    assert certain(3, counts, ["css"], Rules(m=2))
+    open_yet = {**counts, (1, 2): Count(1, 1)}
+    assert every_end(3, open_yet, "css", Rules(m=2)) == {(1,), (2,)}
+    assert not certain(3, open_yet, ["css"], Rules(m=2))
 
 
 def test_certainty_is_seen_where_it_is():
