@@ -5,6 +5,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 
 from tests.hint_policies import FAMILIES, World, luck, world, worlds
 from tracemill.synth.hints import allocation as rounds
+from tracemill.synth.hints import hints
 from tracemill.synth.hints.allocation import measure
 from tracemill.synth.hints.certain import certain
+from tracemill.synth.hints.outcomes import AT_MOST
 from tracemill.synth.hints.predictive import ACCURACY, Completions, Luck, binomials, pick, prior
 from tracemill.synth.hints.strategies import (
     Config,
@@ -186,6 +189,16 @@ def test_thirty_points_are_settled_stage_by_stage():
     table = asyncio.run(measure(30, coin, m=3, confidence=0.6))
     assert set(first_stage(30)) <= set(table)
     assert set(choose("css", 30, table, rules=Rules(m=3)).kept) <= set(range(30))
+
+
+def test_up_to_how_many_points_rollouts_are_left_out_is_what_guide_and_option_say():
+    for n, less in ((AT_MOST, True), (AT_MOST + 1, False)):
+        draws = Draws(World(n, 30.0, (0.0,) * n, name="solved"))
+        measured(draws, strategies=("max_score",))
+        assert (draws.spent < 32 * (n + 2)) == less
+    guide = (Path(__file__).resolve().parent.parent / "docs" / "hints.md").read_text(encoding="utf-8")
+    assert f"Above {AT_MOST} points everything is drawn" in guide
+    assert f"for problems of {AT_MOST} points at most" in " ".join(str(hints.__doc__).split())
 
 
 # ---- what is certain
