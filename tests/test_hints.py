@@ -360,6 +360,16 @@ def test_filters_see_a_trace_for_each_answer_and_rows_keep_a_problem_each(recipe
     assert read(built, "rows").height == 1
 
 
+def test_the_counts_of_the_hinted_prompt_are_those_of_its_traces_whatever_drew_them(recipe: Make, store: Store):
+    made = recipe(allocation="sequential", confidence=0.6, paradox=True)
+    built = build(made, store, reply=answering({**TRUTH, (): 30}))
+    traces, row = read(built, "traces"), read(built, "rows").row(0, named=True)
+    measured = {entry["key"]: entry["value"]["total"] for entry in row["acc_table"]}
+    assert (row["kept_kp_index"], traces.height) == ([], 32), "the report draws all of what it compares"
+    assert measured[""] < 32, "and the choice rests on fewer"
+    assert (row["hint_correct"], row["hint_total"], row["hint_undecided"]) == (traces["correct"].sum(), 32, 0)
+
+
 def test_explain_draws_who_keeps_what_and_how_often_it_was_right(recipe: Make, store: Store):
     built = build(recipe(strategies=["css", "all"]), store, reply=answering(TRUTH))
     lines = explain(built.dataset, "p0")["picture"]
