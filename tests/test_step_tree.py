@@ -575,6 +575,9 @@ def test_a_tree_that_has_cost_what_it_may_is_kept_and_says_so(search: str, grown
     [
         ({"search": "shepherd", "branching": 5}, "branching belongs to search = 'bfs'"),
         ({"search": "bfs", "k": 4}, "draws no rollouts"),
+        ({"search": "bfs", "rollouts": "fixed"}, "rollouts: search = 'bfs' draws no rollouts"),
+        ({"search": "bfs", "threshold": 0.5}, "threshold: search = 'bfs' draws no rollouts"),
+        ({"search": "bfs", "confidence": 0.9}, "confidence: search = 'bfs' draws no rollouts"),
         ({"k": 4}, "k belongs to rollouts = 'fixed'"),
         ({"rollouts": "fixed", "most": 9}, "most belongs to rollouts = 'adaptive'"),
         ({"min_value": 0.01}, "takes 390 rollouts|takes .* rollouts without a right one"),

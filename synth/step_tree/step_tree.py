@@ -64,6 +64,13 @@ def check(
     check_temperature(temperature)
     _check_searches(search, {name: given[name] for own in OWN.values() for name in own})
     _check_rollouts(search, rollouts, {"k": k, **{name: given[name] for name in ADAPTIVE}})
+    for name, idle in (
+        ("rollouts", rollouts == "adaptive"),
+        ("threshold", not threshold),
+        ("confidence", confidence == 0.95),
+    ):
+        if search == "bfs" and not idle:
+            raise ValueError(f"{name}: search = 'bfs' draws no rollouts; take it out")
     if not 0 <= threshold < 1:
         raise ValueError(f"threshold = {threshold}: a share from 0 to below 1")
     if not 0.5 <= confidence < 1:
