@@ -95,19 +95,20 @@ def front_matter(manifest: Mapping[str, Any], facts: CardFacts, schemas: Mapping
         lines += ["  data_files:", "  - split: train", f"    path: {_json(f'{table}/*.parquet')}"]
     lines += ["dataset_info:"] if any(table in schemas for table in listed) else []
     for table in listed:
-        lines += _info(table, manifest["tables"][table]["rows"], schemas[table]) if table in schemas else []
+        lines += _info(table, manifest["tables"][table], schemas[table]) if table in schemas else []
     return "\n".join(["---", *lines, "---", ""])
 
 
-def _info(table: str, rows: int, schema: pa.Schema) -> Iterator[str]:
-    """What `datasets` holds a config against: types and number of rows."""
+def _info(table: str, facts: Mapping[str, Any], schema: pa.Schema) -> Iterator[str]:
+    """What `datasets` holds a config against: types, number of rows, and the bytes of its files."""
     yield f"- config_name: {table}"
     if (known := features(schema)) is not None:
         yield "  features:"
         yield from (f"  - {_json(feature)}" for feature in known)
     yield "  splits:"
     yield "  - name: train"
-    yield f"    num_examples: {rows}"
+    yield f"    num_bytes: {sum(file['bytes'] for file in facts['files'])}"  # without it the number of rows is ignored
+    yield f"    num_examples: {facts['rows']}"
 
 
 def listed_tables(manifest: Mapping[str, Any]) -> list[str]:

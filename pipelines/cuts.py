@@ -131,4 +131,5 @@ def _hashes(batch: pa.RecordBatch, key: Sequence[str]) -> Hashes:
 
 def _below(hashes: Any, sizes: Any, target: int) -> Any:
     """Whether a row begins a piece of `target` bytes: with a chance in proportion to its own size."""
-    return hashes < (np.minimum(sizes / (target - target // SHORT), 1.0) * 2.0**63).astype(np.uint64) * np.uint64(2)
+    share = np.minimum(sizes / (target - target // SHORT), 1.0)
+    return hashes >> np.uint64(1) < (share * 2.0**63).astype(np.uint64)  # half of both: 2**64 is no uint64

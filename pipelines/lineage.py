@@ -26,10 +26,10 @@ from tracemill.synth.roles import Role
 def identity_of(plan: Plan, source_hashes: Sequence[str]) -> dict[str, Any]:
     """The recipe without engines and paths, and the content of its sources: what counts for the version id."""
     recipe = plan.recipe.model_dump(
-        mode="json", exclude={"engines", "models", "embedder", "source", "tolerate", "budget"}
+        mode="json", exclude={"engines", "models", "embedder", "source", "tolerate", "budget"}, exclude_none=True
     )
     sources = [
-        {**source.model_dump(mode="json", exclude={"path"}), "sha256": digest}
+        {**source.model_dump(mode="json", exclude={"path"}, exclude_none=True), "sha256": digest}
         for source, digest in zip(plan.recipe.source, source_hashes, strict=True)
     ]
     return {

@@ -147,7 +147,7 @@ class _Writer:
             self._group.append(batch.slice(start))
 
     def _close_group(self, *, file: bool) -> None:
-        # in one piece: where the pieces end, the writer looks whether a dictionary has grown too long, and the file differs
+        # in one piece: the writer's pages can differ with the places where one piece ends and the next begins
         group = pa.Table.from_batches(self._group, self._schema).combine_chunks()
         self._group = []
         self._settle()

@@ -68,13 +68,14 @@ def _plain(value: object) -> Any:
         case Share(part, whole):
             low, high = wilson(part / whole, whole) if whole else (0.0, 1.0)
             return {"mean": part / whole if whole else None, "low": low, "high": high, "part": part, "whole": whole}
-        case Mean(total, squares, count):
+        case Mean(total, squares, count, least, most):
             if count == 0:
                 return {"mean": None, "low": None, "high": None, "count": 0}
             mean = total / count
             spread = max(0.0, squares / count - mean**2) * count / max(1, count - 1)
             half = Z95 * math.sqrt(spread / count)
-            return {"mean": mean, "low": mean - half, "high": mean + half, "count": count}
+            low, high = max(least, mean - half), min(most, mean + half)
+            return {"mean": mean, "low": low, "high": high, "count": count}
     return value
 
 

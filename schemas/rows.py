@@ -1,6 +1,7 @@
 """What goes through the pipeline: a `Problem` goes in, `Trace`s come out, and what does not come out has a `Rejection`."""
 
 import hashlib
+import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -152,11 +153,13 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """The mean of `count` numbers with this sum and sum of squares, shown with its 95 % interval."""
+    """The mean of `count` numbers with this sum and sum of squares, shown with its 95 % interval within what it can be."""
 
     total: float
     squares: float
     count: int
+    least: float = -math.inf
+    most: float = math.inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

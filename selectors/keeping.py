@@ -42,7 +42,7 @@ def greedy(n: int, first: Ints, second: Ints, cosine: Floats, rank: Ints) -> tup
     open_[later] = True  # a row with no near one before it stays
     left_l, left_e = later, earlier
     while len(left_l):
-        sure = kept & ~open_
+        sure = ~open_
         out = np.unique(left_l[sure[left_e]])
         kept[out], open_[out] = False, False
         live = open_[left_l] & (kept[left_e])

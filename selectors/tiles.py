@@ -24,7 +24,7 @@ SIZES = (64, 96, 128, 192, 256)
 GROUPS = 8
 """How many of a head's numbers are norms of what it leaves out."""
 PROBE = 2048
-BASIS_ROWS = 16384
+BASIS_ROWS = 8192
 CHUNK = 4096
 CHECK_COST = 200_000
 """What checking a candidate costs, in products of one number."""

@@ -39,6 +39,8 @@ HIGHEST = 1000
 """Steps of a solution: every row writes out all that came before it."""
 SHOWN = 10
 COUNTS = ("n_correct", "n_total", "n_undecided")
+LARGEST = (1 << 63) - 1
+"""What a column of whole numbers holds."""
 
 
 class NoTree(Exception):
@@ -147,6 +149,8 @@ def read_tree(given: Sequence[Any], counted: Counted) -> tuple[Node, dict[str, s
     if counted == "leaves":
         _check_leaves(root, by_id)
         count_leaves(root)
+        if root.n_total > LARGEST:
+            raise NoTree("too_many_leaves", n_total=str(root.n_total), at_most=LARGEST)
     return root, {node.name: name for name, (node, _) in by_id.items()}
 
 
@@ -197,9 +201,9 @@ def _number(place: int, row: Mapping[str, Any], column: str) -> int:
     value = row.get(column)
     if value is None:
         return 0
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST:
         raise NoTree(
-            "wrong_type", place=place, column=column, found=repr(value)[:200], wanted="a whole number, 0 or more"
+            "wrong_type", place=place, column=column, found=repr(value)[:200], wanted=f"a whole number, 0 to {LARGEST}"
         )
     return value
 
@@ -235,8 +239,10 @@ def _cycle(parents: Mapping[str, str | None]) -> list[str]:
 
 
 def _check_leaves(root: Node, by_id: Mapping[str, tuple[Node, str | None]]) -> None:
-    """Where leaves are counted, every one of them says how it ended."""
+    """Where leaves are counted, every one of them says how it ended, and nothing else does."""
     for name, (node, _) in by_id.items():
+        if node.children and node.leaf_kind is not None:
+            raise NoTree("leaf_kind_of_inner_node", id=name[:200], leaf_kind=node.leaf_kind)
         if not node.children and node is not root and node.leaf_kind is None:
             raise NoTree("no_leaf_kind", id=name[:200], known=list(KINDS))
 

@@ -167,8 +167,8 @@ class _Reader:
         """The step that the solution went on with."""
         chosen = step.get("chosen_completion")
         if chosen is not None:
-            if isinstance(chosen, int) and chosen in found:
-                return found[chosen].node
+            if isinstance(chosen, int | float) and not isinstance(chosen, bool) and chosen in found:
+                return found[int(chosen)].node
             self.turn_down("no_such_completion", step=number, chosen=chosen, completions=sorted(found))
             return None
         written = step.get("human_completion")

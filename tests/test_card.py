@@ -271,10 +271,25 @@ def test_the_features_of_a_card_are_those_that_datasets_finds(tmp_path: Path):
     assert features(pa.schema([("when", pa.timestamp("s"))])) is None
 
 
+def size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*.parquet"))
+
+
+def test_a_version_loads_without_a_warning(tmp_path: Path):
+    code = (
+        "import sys\nfrom datasets import load_dataset\nprint(load_dataset(sys.argv[1], 'samples')['train'].num_rows)"
+    )
+    code = f"import logging, sys\nlogging.basicConfig(stream=sys.stdout)\n{code}"
+    said = offline(tmp_path, tmp_path, "-c", code, str(commit(tmp_path).path))
+    assert "Ignoring" not in said
+    assert said.splitlines()[-1] == "5"
+
+
 def test_front_matter_tells_types_and_numbers_of_rows(tmp_path: Path):
-    front, _ = card_of(commit(tmp_path))
+    dataset = commit(tmp_path)
+    front, _ = card_of(dataset)
     assert [(c["config_name"], c["splits"]) for c in front["dataset_info"]] == [
-        (name, [{"name": "train", "num_examples": n}])
+        (name, [{"name": "train", "num_bytes": size(dataset.path / name), "num_examples": n}])
         for name, n in (("rows", 3), ("samples", 5), ("problems", 5), ("steps", 1))
     ]
     assert front["dataset_info"][3]["features"] == [

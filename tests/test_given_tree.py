@@ -88,7 +88,7 @@ def test_the_nodes_of_a_version_are_such_a_tree(store: Store, tmp_path: Path):
 
 
 def test_order_says_nothing_and_numbers_may_be_ids():
-    numbered = [node(i, None if i == 0 else (i - 1) // 2, f"s{i}", leaf_kind="wrong") for i in range(7)]
+    numbered = [node(i, (i - 1) // 2 if i else None, f"s{i}", leaf_kind="wrong" if i > 2 else None) for i in range(7)]
     root, _ = read_tree(numbered, "leaves")
     turned, _ = read_tree(list(reversed(numbered)), "leaves")
     assert {tuple(n.steps()) for n in walk(root)} == {tuple(n.steps()) for n in walk(turned)}
@@ -116,6 +116,10 @@ def test_order_says_nothing_and_numbers_may_be_ids():
         ([node("a", True)], "wrong_type", None),
         ([node("a", None, 7)], "wrong_type", {"place": 0, "column": "step", "found": "int", "wanted": "text"}),
         ([node("a", leaf_kind="wrong", mult=-1)], "wrong_type", None),
+        ([node("a", leaf_kind="wrong", mult=1 << 63)], "wrong_type", None),
+        ([node("a", mult=1 << 40), node("b", "a", mult=1 << 40, leaf_kind="wrong")], "too_many_leaves", None),
+        ([node("a", leaf_kind="correct"), node("b", "a", leaf_kind="wrong")], "leaf_kind_of_inner_node", {
+            "id": "a", "leaf_kind": "correct"}),
         ([node(i, i - 1 if i else None, leaf_kind="wrong") for i in range(1200)], "too_deep", {"at_most": 1000}),
         ([], "too_small", None),
         ([node("q", None, "")], "too_small", None),
@@ -142,7 +146,7 @@ def test_counts_that_do_not_fit_together_are_no_counts(counts: Row):
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(parents=st.lists(st.none() | st.integers(0, 9), max_size=10))
 def test_whatever_the_parents_are_it_is_a_tree_or_says_why_not(parents: list[int | None]):
-    nodes = [node(i, parent, leaf_kind="wrong") for i, parent in enumerate(parents)]
+    nodes = [node(i, parent, leaf_kind=None if i in parents else "wrong") for i, parent in enumerate(parents)]
     if any(parent is not None and parent >= len(parents) for parent in parents):
         assert fault_of(nodes).reason == "unknown_parent"
     elif all(ends_well(parents, i) for i in range(len(parents))):

@@ -4,7 +4,8 @@ import asyncio
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 
 from tests.hint_policies import FAMILIES, World, luck, world, worlds
 from tracemill.synth.hints import allocation as rounds
+from tracemill.synth.hints import hints
 from tracemill.synth.hints.allocation import measure
 from tracemill.synth.hints.certain import certain
+from tracemill.synth.hints.outcomes import AT_MOST
 from tracemill.synth.hints.predictive import ACCURACY, Completions, Luck, binomials, pick, prior
 from tracemill.synth.hints.strategies import (
     Config,
@@ -188,6 +191,16 @@ def test_thirty_points_are_settled_stage_by_stage():
     assert set(choose("css", 30, table, rules=Rules(m=3)).kept) <= set(range(30))
 
 
+def test_up_to_how_many_points_rollouts_are_left_out_is_what_guide_and_option_say():
+    for n, less in ((AT_MOST, True), (AT_MOST + 1, False)):
+        draws = Draws(World(n, 30.0, (0.0,) * n, name="solved"))
+        measured(draws, strategies=("max_score",))
+        assert (draws.spent < 32 * (n + 2)) == less
+    guide = (Path(__file__).resolve().parent.parent / "docs" / "hints.md").read_text(encoding="utf-8")
+    assert f"Above {AT_MOST} points everything is drawn" in guide
+    assert f"for problems of {AT_MOST} points at most" in " ".join(str(hints.__doc__).split())
+
+
 # ---- what is certain
 
 
@@ -226,6 +239,41 @@ def test_what_is_called_certain_no_missing_draw_can_change(data: st.DataObject):
     kept = choose(strategy, n, table, rules=rules).kept
     tosses = random.Random(data.draw(st.integers(0, 1000)))
     assert {ended(n, table, strategy, rules, tosses) for _ in range(20)} == {kept}
+
+
+def every_end(n: int, table: Table, strategy: str, rules: Rules) -> set[Config]:
+    """All that may be kept, over every count that the missing draws can lead to, stage by stage."""
+    missing = configs_needed(n, [strategy], table, rules=rules)
+    if not missing:
+        return {choose(strategy, n, table, rules=rules).kept}
+    had = [table.get(config, Count(0, 0)) for config in missing]
+    ends = product(*(range(count.correct, count.correct + rules.m - count.total + 1) for count in had))
+    whole = ({c: Count(end, rules.m) for c, end in zip(missing, counts, strict=True)} for counts in ends)
+    return set().union(*(every_end(n, {**table, **done}, strategy, rules) for done in whole))
+
+
+@pytest.mark.parametrize(("strategy", "tau"), [("css", 0), ("css", 1), ("max_score", 0), ("s_loo", 0), ("t_loo", 0)])
+def test_what_is_called_certain_holds_over_all_completions_of_small_tables(strategy: str, tau: int):
+    rules, luck = Rules(m=2, tau=tau), random.Random(f"{strategy}{tau}")
+    whole = [Count(correct, 2) for correct in range(3)]
+    begun = [*whole, Count(0, 1), Count(1, 1)]
+    called = 0
+    for _ in range(1500):
+        table = {config: luck.choice(begun if luck.random() < 0.5 else whole) for config in first_stage(3)}
+        table |= {config: luck.choice(whole) for config in ((0,), (1,), (2,)) if luck.random() < 0.5}
+        if certain(3, table, [strategy], rules) and configs_needed(3, [strategy], table, rules=rules):
+            called += 1
+            assert len(every_end(3, table, strategy, rules)) == 1, table
+    assert called > 50
+
+
+def test_which_removals_are_pruned_is_open_while_one_of_them_may_still_rise():
+    table = {(): 0, (0, 1, 2): 0, (0, 2): 1, (0, 1): 0, (2,): 2, (1, 2): 1}
+    counts = {config: Count(correct, 2) for config, correct in table.items()}
+    assert certain(3, counts, ["css"], Rules(m=2))
+    open_yet = {**counts, (1, 2): Count(1, 1)}
+    assert every_end(3, open_yet, "css", Rules(m=2)) == {(1,), (2,)}
+    assert not certain(3, open_yet, ["css"], Rules(m=2))
 
 
 def test_certainty_is_seen_where_it_is():

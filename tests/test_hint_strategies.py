@@ -211,7 +211,7 @@ def test_points_that_are_not_missed_and_points_that_do_harm_are_counted_where_me
         schema=["problem_id", "config", "n_kept", "correct", "total"],
         orient="row",
     )
-    [said] = _redundancy({"subset_accuracies": frame.lazy()}, 32)
+    [said] = _redundancy({"subset_accuracies": frame.lazy()}, 32, "fixed")
     assert "Of 3 points" in said
     assert "2 are not missed (67%) and 1 (33%)" in said
-    assert list(_redundancy({"subset_accuracies": frame.head(0).lazy()}, 32)) == []
+    assert list(_redundancy({"subset_accuracies": frame.head(0).lazy()}, 32, "fixed")) == []

@@ -18,6 +18,7 @@ from tracemill.schemas.recipe import Recipe, Step, load_recipe, parse_recipe
 from tracemill.schemas.request import Request
 from tracemill.schemas.rows import Problem
 from tracemill.schemas.views import knowrl
+from tracemill.synth.hints.picture import picture
 from tracemill.synth.hints.prompts import block, hinted
 
 POINTS = ["Angles of a triangle.", "Sine rule.", "Cosine rule."]
@@ -262,7 +263,16 @@ def test_the_curve_says_how_much_of_a_solution_it_takes(recipe: Make, store: Sto
         ("p0", "0.5", 8, 16),
     ]
     assert read(built, "rows").sort("id")["curve"].to_list()[1] is None, "a solution that does not verify has no curve"
-    assert "0: 0.0 %, 0.25: 25.0 %, 0.3: 25.0 %, 0.5: 50.0 %" in built.dataset.manifest()["summary"]["note"]
+    note = built.dataset.manifest()["summary"]["note"]
+    assert "0: 0.0 %, 0.25: 25.0 %, 0.3: 25.0 %, 0.5: 50.0 % (1 problem)" in note
+    assert "No curve for 1 problem: it has no solution that verifies." in note
+
+
+def test_a_curve_that_no_problem_can_have_is_not_dropped_in_silence(recipe: Make, store: Store):
+    built = build(recipe({"kp_list": POINTS}, {"kp_list": POINTS}, m=2, curve=[0.5]), store, reply=lambda _: "8")
+    assert (
+        "No curve for 2 problems: they have no solution that verifies." in built.dataset.manifest()["summary"]["note"]
+    )
 
 
 # ---- what is written
@@ -278,6 +288,27 @@ def test_the_strategy_table_stands_on_the_card_with_accuracy_size_and_cost(recip
     assert (css["KPs"]["mean"], everything["KPs"]["mean"]) == (1.0, 3.0)
     assert everything["rollouts"] == 2 * 32
     assert "| css " in (built.dataset.path / "README.md").read_text()
+
+
+def test_intervals_of_accuracies_and_sizes_stay_where_their_values_can_be(recipe: Make, store: Store):
+    half = re.compile("Problem 0")
+    built = build(
+        recipe({"kp_list": POINTS}, {"kp_list": POINTS}, strategies=["none", "all"], m=4),
+        store,
+        reply=lambda request: rf"\boxed{{{7 if half.search(str(request.prompt)) else 8}}}",
+    )
+    for row in built.dataset.manifest()["summary"]["rows"]:
+        assert (row["accuracy %"]["mean"], row["accuracy %"]["low"], row["accuracy %"]["high"]) == (50, 0, 100)
+        assert min(row["KPs"]["low"], row["a problem"]["low"]) >= 0
+
+
+def test_points_measured_in_full_by_need_are_called_no_fair_sample(recipe: Make, store: Store):
+    said = "the choice hangs on most"
+    for allocation, there in (("sequential", True), ("fixed", False)):
+        built = build(recipe(allocation=allocation, confidence=1.0), store, reply=answering(TRUTH))
+        note = built.dataset.manifest()["summary"]["note"]
+        assert "measured in full" in note
+        assert (said in note) == there
 
 
 def test_the_released_layout_has_its_columns_and_no_others(recipe: Make, store: Store, tmp_path: Path):
@@ -329,12 +360,38 @@ def test_filters_see_a_trace_for_each_answer_and_rows_keep_a_problem_each(recipe
     assert read(built, "rows").height == 1
 
 
+def test_the_counts_of_the_hinted_prompt_are_those_of_its_traces_whatever_drew_them(recipe: Make, store: Store):
+    made = recipe(allocation="sequential", confidence=0.6, paradox=True)
+    built = build(made, store, reply=answering({**TRUTH, (): 30}))
+    traces, row = read(built, "traces"), read(built, "rows").row(0, named=True)
+    measured = {entry["key"]: entry["value"]["total"] for entry in row["acc_table"]}
+    assert (row["kept_kp_index"], traces.height) == ([], 32), "the report draws all of what it compares"
+    assert measured[""] < 32, "and the choice rests on fewer"
+    assert (row["hint_correct"], row["hint_total"], row["hint_undecided"]) == (traces["correct"].sum(), 32, 0)
+
+
 def test_explain_draws_who_keeps_what_and_how_often_it_was_right(recipe: Make, store: Store):
     built = build(recipe(strategies=["css", "all"]), store, reply=answering(TRUTH))
     lines = explain(built.dataset, "p0")["picture"]
     assert "x x   2  Cosine rule." in lines
     assert "x .   0  Angles of a triangle." in lines
     assert any(re.fullmatch(r"2 +20/32 +#{20} +css", line) for line in lines)
+
+
+def test_a_picture_of_many_configurations_shows_the_best_and_says_how_many_it_leaves_out():
+    points = [{"number": i, "place": i, "text": f"P{i}", "fate": "kept", "findings": []} for i in range(30)]
+    rows = [
+        {"config": ",".join(map(str, kept)), "n_kept": len(kept), "correct": 40 - at, "total": 64, "kept_by": []}
+        for at, kept in enumerate(
+            [*(tuple(j for j in range(30) if j != i) for i in range(30)), *((i,) for i in range(20))]
+        )
+    ]
+    rows[-1]["kept_by"] = ["css"]
+    lines = list(picture({"tables": {"knowledge_points": points, "choices": [], "subset_accuracies": rows}}))[30:]
+    assert [line.split()[0:3] for line in lines[:2]] == [["all", "but", "0"], ["all", "but", "1"]]
+    assert max(map(len, lines)) < 100
+    assert lines[-2].split()[0] == "19", "what a strategy keeps is always shown"
+    assert lines[-1] == "and 19 more; --json has all"
 
 
 # ---- the cases at the edges

@@ -183,6 +183,16 @@ def test_a_row_whose_steps_are_no_list_is_refused_at_the_source(label: Row, reas
     assert len(shown(dataset)) == 8
 
 
+def test_the_place_of_the_chosen_one_is_a_whole_number_however_it_is_written(store: Store, tmp_path: Path):
+    two = candidate("first", 1), candidate("second", 1)
+    dataset = curated(
+        store, tmp_path, *([step(*two, chosen=chosen), step(*two, chosen=0)] for chosen in (1.0, True, 0.5))
+    )
+    assert [before for before, now, _ in shown(dataset).values() if len(before) == len(now) == 1] == [["second"]] * 2
+    turned_down = table(dataset, "rejected").filter(pl.col("reason") == "no_such_completion")
+    assert turned_down["problem_id"].to_list() == ["p1", "p2"]
+
+
 def test_numbers_that_no_table_could_hold_do_not_stop_the_source(store: Store, tmp_path: Path):
     huge = [{**step(candidate("a", 1), candidate("b", 10**30), chosen=0), "time": 10**30}]
     assert list(shown(curated(store, tmp_path, huge))) == ["p0/s000-c00-single"]

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.kill import Ordeal, lives
+from tests.test_laws import table_of
+from tracemill.pipelines.toml import to_toml
 
 REPLY = """
 import os
@@ -75,6 +77,41 @@ def test_twenty_kills_end_in_the_version_of_an_undisturbed_run(ordeal: Ordeal, t
     undisturbed = ordeal.finish(tmp_path / "undisturbed")
     assert survivor["version"] == undisturbed["version"]
     assert undisturbed["samples_new"] == PROBLEMS * N
+
+
+LOGGED = """
+import os
+
+from tests.test_laws import METHODS
+
+LOG = os.open({log!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+
+def reply(request):
+    os.write(LOG, (request.key + "\\n").encode())
+    return METHODS[{method!r}].reply(request)
+"""
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("method", ["step_tree", "petri_trace", "hints"])
+def test_methods_that_decide_as_they_go_end_in_the_same_version_after_kills(method: str, tmp_path: Path):
+    (tmp_path / "reply.py").write_text(LOGGED.format(log=str(tmp_path / "asked.log"), method=method))
+    table = table_of(method, tmp_path).model_dump(mode="json", exclude_none=True)
+    engine = {"kind": "scripted", "script": "./reply.py:reply", "at_once": 16, "args": {"latency": 0.02}}
+    (tmp_path / "recipe.toml").write_text(to_toml({**table, "engines": {"solver": engine}}))
+    ordeal = Ordeal(tmp_path / "recipe.toml", tmp_path / "store", tmp_path / "asked.log")
+    undisturbed = ordeal.finish(tmp_path / "undisturbed")
+    total = len(ordeal.keys_asked())
+    (tmp_path / "asked.log").unlink()
+    for target in lives(20261126, total, 2):
+        ordeal.live_until(lambda target=target: len(ordeal.keys_asked()) >= target)
+    survivor = ordeal.finish()
+    asked = ordeal.keys_asked()
+    assert ordeal.kills >= 1
+    assert len(set(asked)) == total == undisturbed["samples_new"]
+    assert len(asked) - total <= ordeal.kills * 16
+    assert survivor["version"] == undisturbed["version"]
 
 
 @pytest.mark.timeout(120)

@@ -162,6 +162,28 @@ def test_the_target_of_two_siblings_is_the_chance_that_the_first_is_better():
     assert [(row["prefix"], row["target"]) for row in deep] == [([], 0.75), ([GOOD], 1.0)]
 
 
+def test_what_nothing_is_known_of_is_in_no_target():
+    root = Node(step="")
+    for number, (correct, undecided) in enumerate(((4, 0), (0, 4), (0, 3))):
+        root.add(Node(step="abc"[number], name=f"n{number}", n_correct=correct, n_total=4, n_undecided=undecided))
+    found = read(omega_pairs(tables(root)))
+    assert [(row["first"], row["second"], row["target"]) for row in found] == [("a", "c", 1.0)]
+
+
+def test_a_step_that_some_solutions_end_with_and_others_do_not_is_no_target_with_itself():
+    root = Node(step="")
+    for number, (step, correct) in enumerate((("a", 4), ("a", 1), ("b", 0))):
+        root.add(Node(step=step, name=f"n{number}", n_correct=correct, n_total=4))
+    found = read(omega_pairs(tables(root), ties=True))
+    assert [(row["first"], row["second"], row["target"]) for row in found] == [("a", "b", 1.0), ("a", "b", 0.625)]
+
+
+def test_a_draw_that_gave_no_step_is_in_no_way_and_no_target():
+    root = grown({"P": {"": "error"}, "Q": {"": "error", "right": "correct"}})
+    assert ways(read(trl_prm(tables(root)))) == [(["P"], [False]), (["Q", "right"], [True, True])]
+    assert {(row["first"], row["second"]) for row in read(omega_pairs(tables(root)))} == {("P", "Q")}
+
+
 def test_trees_of_several_problems_do_not_mix():
     one, other = grown(TREE), grown({"x": {"y": "correct", "z": "wrong"}, "v": "wrong"})
     together, alone = tables(one, other), tables(one)

@@ -17,7 +17,7 @@ from tracemill.selectors import semantic_dedup as module
 from tracemill.selectors.keeping import components, decide, distinct, greedy
 from tracemill.selectors.near import near_pairs
 from tracemill.selectors.semantic_dedup import rethreshold, semantic_dedup
-from tracemill.selectors.tiles import down
+from tracemill.selectors.tiles import down, heads_of
 
 Matrix = Any
 
@@ -83,6 +83,23 @@ def test_the_pairs_of_a_search_with_bounds_are_those_of_a_search_without(
     assert said["checked"] >= said["found"] == len(found.first)
     if n > near.SMALL:
         assert said["ruled_out_by_cells"] > 0.3 * said["pairs"], "the bounds should be worth their while here"
+
+
+@pytest.mark.parametrize(("dtype", "seen"), [("float32", 1e-8), ("bfloat16", 0.0045)])
+def test_a_product_of_heads_lies_no_further_below_a_cosine_than_the_margin(
+    dtype: str, seen: float, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tiles, "head_type", lambda: dtype)
+    worst = 0.0
+    for d in (2, 3, 100):
+        vectors = np.asarray(np.random.default_rng(d).normal(size=(700, d)), np.float32)
+        unit = np.asarray(vectors, np.float64)
+        unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+        heads = heads_of(vectors, 0.9)
+        below = (unit @ unit.T - (heads.table @ heads.table.T).double().numpy()).max()
+        assert below <= heads.margin
+        worst = max(worst, float(below))
+    assert worst > seen, "rounding should be large enough here to need the margin"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

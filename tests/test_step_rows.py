@@ -289,6 +289,22 @@ def test_one_child_of_a_parent_moves_and_none_of_a_step_that_has_moved():
     assert [node.merged for node in walk(root) if node.merged] == [("n000001", at(root, "P\nc1").name)]
 
 
+def test_a_draw_that_gave_no_step_moves_nowhere_and_is_in_no_row_value_or_pair():
+    root = grown({"P": {"": "error", "a right step of some length": "correct", "c3": "wrong", "c4": "wrong"}})
+    forced(root, "")
+    assert not any(node.merged for node in walk(root))
+    made = outcome_of(problem(), root, rules=Rules(balance=False, hnc=False, pair_edits=1), prompt=(), model="m")
+    assert {trace.columns["current_steps"][-1] for trace in made.traces} == {
+        "P",
+        "a right step of some length",
+        "c3",
+        "c4",
+    }
+    names = {node.name: node.step for node in walk(root)}
+    assert "" not in {names[row["node_id"]] for row in made.tables["values"]}
+    assert {row["neg"] for row in made.tables["pairs"]} == {"c3", "c4"}
+
+
 def test_what_hangs_below_a_step_follows_it():
     below = {f"g{i}": {"h": "wrong"} for i in range(4)}
     root = grown({"P": {"c1": below, "c2": "wrong", "c3": "wrong", "c4": "correct"}})

@@ -226,6 +226,29 @@ def test_a_step_behind_one_that_is_unknown_is_no_first_error():
     assert [node.is_first_error for node in (unknown, behind, good, bad, worse)] == [False, False, False, True, False]
 
 
+def test_with_a_threshold_no_error_is_looked_for_behind_a_step_that_is_bad_already(grown: Grown):
+    """Behind `bad` one continuation in eight ends right: not above 0.5, though some are right."""
+
+    def plan(height: int, draw: int, prefix: str) -> list[str]:
+        if height == 0:
+            return ["bad", "on", "further", f"end {WRONG}"] if draw % 2 else [f"right {RIGHT}"]
+        return [f"other {draw}", f"rest {RIGHT if draw % 8 == 0 else WRONG}"]
+
+    nodes = grown(plan, threshold=0.5, prefilter=8, rollouts="fixed", k=16)["nodes"]
+    assert nodes.filter("is_first_error")["step"].to_list() == ["bad"]
+
+
+def test_more_may_pass_a_step_than_would_be_drawn_from_it(grown: Grown):
+    """Everything goes through `a`, `b` and `c`, and what was drawn from the question and from `a` counts behind `c`, too."""
+
+    def plan(height: int, draw: int, prefix: str) -> list[str]:
+        end = f"end {RIGHT if draw % 2 else WRONG}"
+        return [*("abcde"[height:]), end]
+
+    nodes = grown(plan, threshold=0.5, most=1000, prefilter=8)["nodes"]
+    assert nodes["n_total"].max() > 1000
+
+
 # ---- HRM's released trees
 
 
@@ -563,6 +586,8 @@ def test_a_tree_that_has_cost_what_it_may_is_kept_and_says_so(search: str, grown
         ({"prompt": "no place"}, "has no place for the problem"),
         ({"search": "mcts"}, "search"),
         ({"rollouts": "fixed", "k": 5000}, "k = 5000"),
+        ({"prefilter": 1500}, "prefilter = 1500: .* 1 to 1000"),
+        ({"search": "shepherd", "solutions": 1500}, "solutions = 1500: .* 1 to 1000"),
     ],
 )
 def test_options_that_cannot_work_are_refused_before_the_first_token(options: dict[str, Any], said: str, grown: Grown):

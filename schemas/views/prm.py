@@ -33,9 +33,9 @@ def trl_prm(tables: Tables, *, after_error: bool = False) -> pl.LazyFrame:
     One row for each way from the question down to an end of the tree, or to the first bad step; `after_error` goes on behind it. A
     step whose label is open cuts the way before it. What is the same then stands there once.
     """
-    nodes = table(tables, "nodes")
+    nodes = _steps(tables)
     inner = nodes.select(id="parent_id").drop_nulls()
-    ends = nodes.filter(pl.col("height") > 0).join(inner, on="id", how="anti").select("id", "problem_id")
+    ends = nodes.join(inner, on="id", how="anti").select("id", "problem_id")
     label = pl.element()
     stops = pl.col("labels").list.eval(
         label.is_null() | (pl.lit(value=not after_error) & (label == 0)).fill_null(value=False)
@@ -99,13 +99,14 @@ def omega_pairs(tables: Tables, *, ties: bool = False) -> pl.LazyFrame:
     """OmegaPRM's pairwise targets: `prompt`, `prefix`, two `first` and `second` steps after it, `target`, and `problem_id`.
 
     The target is the probability that the first is the better: (1 + p - q) / 2, p and q being the shares of right solutions through
-    each. Every pair of siblings stands there once; those with p = q only with `ties`.
+    each. Every pair of siblings of which anything is known stands there once; those with p = q only with `ties`.
     """
-    nodes = table(tables, "nodes").filter((pl.col("height") > 0) & (pl.col("n_total") > 0))
+    nodes = _steps(tables).filter(pl.col("n_total") > pl.col("n_undecided"))
     share = pl.col("n_correct") / pl.col("n_total")
     one = nodes.select("problem_id", "parent_id", first_id="id", first="step", p=share)
     other = nodes.select("parent_id", second_id="id", second="step", q=share)
-    pairs = one.join(other, on="parent_id").filter(pl.col("first_id") < pl.col("second_id"))
+    later = (pl.col("first_id") < pl.col("second_id")) & (pl.col("first") != pl.col("second"))
+    pairs = one.join(other, on="parent_id").filter(later)
     if not ties:
         pairs = pairs.filter(pl.col("p") != pl.col("q"))
     return (
@@ -119,6 +120,11 @@ def omega_pairs(tables: Tables, *, ties: bool = False) -> pl.LazyFrame:
 
 def _questions(tables: Tables) -> pl.LazyFrame:
     return table(tables, "problems").select("problem_id", pl.col("question").alias("prompt"))
+
+
+def _steps(tables: Tables) -> pl.LazyFrame:
+    """The nodes that have a step: neither the question nor a draw that failed."""
+    return table(tables, "nodes").filter((pl.col("height") > 0) & (pl.col("step") != ""))
 
 
 def _with_ways(ends: pl.LazyFrame, nodes: pl.LazyFrame) -> pl.LazyFrame:

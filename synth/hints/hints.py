@@ -94,12 +94,13 @@ async def hints(
     `leak_samples` draws. Given points are only looked at.
 
     `strategies` choose by the solver's right answers to the configurations that they compare, `m` draws of each with `allocation =
-    "fixed"`; `sequential` stops once it is as sure as `confidence` that the rest would not change the choice. The first
-    strategy decides the prompt; `given` is the source's own choice, its column `kp_kept`. `evaluate` draws so many more of each
-    choice, for an accuracy that the choice itself has not made better than it is.
+    "fixed"`; `sequential` stops once it is as sure as `confidence` that the rest would not change the choice, for problems of 12
+    points at most. The first strategy decides the prompt; `given` is the source's own choice, its column `kp_kept`. `evaluate`
+    draws so many more of each choice, for an accuracy that the choice itself has not made better than it is.
 
     `paradox` reports where points that may each be left out may not be so together (S-LOO and T-LOO); it draws all `m` of what it
-    compares. `curve` reports right answers by the share of a verified solution that the reply is forced to begin with.
+    compares. `curve` reports right answers by the share of a verified solution that the reply is forced to begin with; beside given
+    points that is the source's `solution`.
 
     `prompt` has places for {question} and {hints}. `temperature` and `top_p` are KnowRL's; `model` takes the model's own.
     """

@@ -146,7 +146,8 @@ class Decided:
     def _columns(self) -> dict[str, Any]:
         points, first = self.rollouts.points, self.protocol.strategies[0]
         choice, css = self.choices[first], self.choices.get("css")
-        sampling, count = self.rollouts.sampling, self.table[choice.kept].sum
+        sampling = self.rollouts.sampling
+        count = tally([rollout.verdict.status for rollout in self.rollouts.drawn(choice.kept)])
         return {
             "status": "ok" if points else "empty_candidate_set",
             "kp_list": list(points),

@@ -1,5 +1,6 @@
 """The strategies side by side: how many answers are right with what each keeps, how many points that is, and what it cost."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ def summary(
     strategies: Sequence[str],
     evaluate: int,
     m: int,
+    allocation: str,
+    curve: Sequence[float],
 ) -> Summary:
     """A row a strategy, every problem weighing the same, with intervals over problems; the reports stand in the note."""
     choices = tables["choices"].select(
@@ -25,7 +28,9 @@ def summary(
     return Summary(
         title="Strategies",
         rows=rows,
-        note=" ".join([_note(evaluate), *_redundancy(tables, m), *_paradoxes(tables), *_curve(tables)]),
+        note=" ".join(
+            [_note(evaluate), *_redundancy(tables, m, allocation), *_paradoxes(tables), *_curve(tables, curve)]
+        ),
     )
 
 
@@ -35,7 +40,7 @@ def _row(name: str, choices: pl.DataFrame, evaluate: int) -> dict[str, Any]:
     return {
         "strategy": name,
         "problems": choices.height,
-        "accuracy %": _mean(accuracy),
+        "accuracy %": _mean(accuracy, most=100),
         "KPs": _mean(choices["n_kept"].cast(pl.Float64)),
         "none kept": int((choices["n_kept"] == 0).sum()),
         "rollouts": int(choices["rollouts"].sum()),
@@ -43,8 +48,9 @@ def _row(name: str, choices: pl.DataFrame, evaluate: int) -> dict[str, Any]:
     }
 
 
-def _mean(values: pl.Series) -> Mean:
-    return Mean(float(values.sum()), float((values * values).sum()), values.len())
+def _mean(values: pl.Series, most: float = math.inf) -> Mean:
+    """Of values that are never below 0."""
+    return Mean(float(values.sum()), float((values * values).sum()), values.len(), least=0, most=most)
 
 
 def _note(evaluate: int) -> str:
@@ -61,10 +67,11 @@ def _note(evaluate: int) -> str:
     )
 
 
-def _redundancy(tables: Mapping[str, pl.LazyFrame], m: int) -> Iterator[str]:
+def _redundancy(tables: Mapping[str, pl.LazyFrame], m: int, allocation: str) -> Iterator[str]:
     """Of the points whose removal was measured in full, how many are not missed, and how many do harm among the others.
 
-    One sample either way is no difference: not stated in the paper; our default.
+    One sample either way is no difference: not stated in the paper; our default. The sequential allocation measures in full
+    what a choice hangs on, which is no fair sample of the points.
     """
     counts = tables["subset_accuracies"].filter(pl.col("total") >= m)
     shown = counts.filter(pl.col("config") == "*").select(
@@ -79,10 +86,15 @@ def _redundancy(tables: Mapping[str, pl.LazyFrame], m: int) -> Iterator[str]:
         .collect(engine="streaming")
         .row(0)
     )
+    aside = (
+        ' (they are those that the choice hangs on most; allocation = "fixed" measures all)'
+        if allocation == "sequential"
+        else ""
+    )
     if points:
         yield (
             f"Of {points} points whose removal from all was measured in full, {redundant} are not missed ({redundant / points:.0%}) "
-            f"and {harmful} ({harmful / points:.0%}) cost right answers beside the others."
+            f"and {harmful} ({harmful / points:.0%}) cost right answers beside the others{aside}."
         )
 
 
@@ -105,9 +117,27 @@ def _paradoxes(tables: Mapping[str, pl.LazyFrame]) -> Iterator[str]:
         yield f"Left out by {rule}, and missed more together than one by one: {'; '.join(parts)}."
 
 
-def _curve(tables: Mapping[str, pl.LazyFrame]) -> Iterator[str]:
-    """Accuracy by the share of the solution that is given, every problem weighing the same."""
+def _curve(tables: Mapping[str, pl.LazyFrame], asked: Sequence[float]) -> Iterator[str]:
+    """Accuracy by the share of the solution that is given, every problem weighing the same; and how many have no curve."""
+    if not asked:
+        return
     accuracy = (100 * pl.col("correct") / pl.col("total")).mean()
-    found = tables["curve"].group_by("share").agg(accuracy.alias("accuracy")).sort("share").collect(engine="streaming")
-    if found.height:
-        yield f"Right by the share of a solution that is given: {', '.join(f'{share}: {a:.1f} %' for share, a in found.iter_rows())}."
+    found = (
+        tables["curve"]
+        .group_by("share")
+        .agg(accuracy.alias("accuracy"), pl.len())
+        .sort("share")
+        .collect(engine="streaming")
+    )
+    problems = tables["choices"].select(pl.col("problem_id").n_unique()).collect(engine="streaming").item()
+    drawn = int(found["len"][0]) if found.height else 0
+    if drawn:
+        shares = ", ".join(f"{share}: {right:.1f} %" for share, right, _ in found.iter_rows())
+        yield f"Right by the share of a solution that is given: {shares} ({_problems(drawn)})."
+    if left := problems - drawn:
+        has = "it has" if left == 1 else "they have"
+        yield f"No curve for {_problems(left)}: {has} no solution that verifies."
+
+
+def _problems(number: int) -> str:
+    return f"{number:,} problem{'s' * (number != 1)}"

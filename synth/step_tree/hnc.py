@@ -61,15 +61,15 @@ def merge(
 ) -> None:
     """Move children up in place, parents before their children.
 
-    A child is asked where its height is 2 or more, its parent has 4 children or more and was not joined with another step,
-    and no sibling has moved. Prefixes are read along the parents, so its whole subtree follows.
+    A child is asked where it has a step, its height is 2 or more, its parent has 4 children or more and was not joined with
+    another step, and no sibling has moved. Prefixes are read along the parents, so its whole subtree follows.
     """
     waiting = deque([root])
     while waiting:
         node = waiting.popleft()
         above = node.parent
         if above is not None and not node.merged and len(node.children) >= LEAST_CHILDREN:
-            moved = next((child for child in in_turn(node) if heads(child)), None)
+            moved = next((child for child in in_turn(node) if child.step and heads(child)), None)
             if moved is not None:
                 _move_up(moved, node, above, counted)
                 waiting.append(moved)

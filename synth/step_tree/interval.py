@@ -18,14 +18,14 @@ from math import comb
 GRID = 10_000
 """Ends of intervals are multiples of 1 / GRID, rounded outwards; whether one is inside is decided on whole numbers."""
 MOST = 1000
-"""Counts beyond it make the whole numbers long, and no step is worth so many rollouts."""
+"""Rollouts that may be asked for: more make the whole numbers long, and no step is worth so many. Those that pass through may be more."""
 
 
 @lru_cache(maxsize=1 << 16)
 def interval(correct: int, total: int, confidence: Fraction) -> tuple[float, float]:
     """(low, high) of the true share after `correct` of `total`; (0, 1) where nothing was counted."""
-    if not 0 <= correct <= total <= MOST:
-        raise ValueError(f"{correct} of {total}: counts lie between 0 and {MOST}")
+    if not 0 <= correct <= total:
+        raise ValueError(f"{correct} of {total}: the right ones are among all")
     if total == 0:
         return 0.0, 1.0
     middle = correct * GRID // total

@@ -37,8 +37,8 @@ class Pool:
     _seen: set[tuple[Node, Node]] = field(default_factory=set)
 
     def offer(self, search: Search, node: Node) -> None:
-        """Take the wrong rollouts of a prefix, if some of its rollouts are right. One that was cut off has no step to blame."""
-        if search.counts[node].correct == 0:
+        """Take the wrong rollouts of the question, or of a prefix that is good. One that was cut off has no step to blame."""
+        if node is not search.root and not search.positive(node):
             return
         for rollout in search.rollouts.get(node, ()):
             if rollout.correct is False and not rollout.truncated and rollout.path:

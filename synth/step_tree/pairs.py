@@ -65,10 +65,11 @@ def pair_rows(
     nodes = list(walk(root))
     ways = ways_down(nodes, counted)
     for node in nodes:
-        qs = [q_of(child) for child in node.children]
+        children = [child for child in node.children if child.step]  # a draw that failed is a leaf without a step
+        qs = [q_of(child) for child in children]
         if len(qs) < 2 or max(qs) - min(qs) < margin - SLACK:
             continue
-        sides = [side_of(child, *ways[child.name]) for child in node.children]
+        sides = [side_of(child, *ways[child.name]) for child in children]
         pairs, counts = paired(sides, margin=margin)
         if not pairs:
             continue

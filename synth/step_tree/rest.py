@@ -16,7 +16,7 @@ VALUE_COLUMNS = {"node_id": str, "height": int, "m": int, "r": int, "value": flo
 
 
 def value_rows(root: Node) -> Iterator[dict[str, Any]]:
-    """One row a node but the root; none where the fewest steps to a right end are known of no node at all."""
+    """One row a node that has a step; none where the fewest steps to a right end are known of no node at all."""
     nodes = list(walk(root))
     ahead = _steps_ahead(nodes)
     if root.name not in ahead:
@@ -30,6 +30,8 @@ def value_rows(root: Node) -> Iterator[dict[str, Any]]:
             m = reach[name] = ahead.get(name, reach[above.name])
             r = int(name not in ahead and node.n_correct == 0)
             value[name] = max(0.0, before + (1 - before) / (m + 1) * (1 - 2 * r))
+            if not node.step:
+                continue  # a draw that failed
             yield {
                 "node_id": name,
                 "height": height[name],

@@ -87,6 +87,8 @@ def _check_searches(search: str, given: Mapping[str, int | None]) -> None:
             )
         if value < 1:
             raise ValueError(f"{name} = {value}: at least 1")
+        if name in ("prefilter", "solutions") and value > MOST:
+            raise ValueError(f"{name} = {value}: solutions of a problem, 1 to {MOST}")
 
 
 def _check_rollouts(search: str, rollouts: str, given: Mapping[str, float | None]) -> None:
