@@ -75,6 +75,12 @@ def test_hrm_has_input_and_label_and_can_be_one_split_alone():
     assert read(hrm(version, split=other)) == []
 
 
+def test_hrm_leaves_out_steps_behind_which_nothing_was_decided():
+    version = tables(grown({"a": "undecided", "b": "undecided"}), grown({"a": "undecided", "b": "wrong"}))
+    assert version["rows"].filter(pl.col("label") == 0).collect().height == 4
+    assert [row["problem_id"] for row in read(hrm(version))] == ["p2"]
+
+
 def test_hrm_needs_rows_of_steps():
     with pytest.raises(RecipeError, match="needs rows of the methods step_tree or human_steps"):
         hrm({"rows": pl.LazyFrame({"id": ["a"]})})

@@ -18,13 +18,17 @@ BETWEEN = "\n"
 
 
 def hrm(tables: Tables, *, split: Literal["train", "test", "all"] = "all") -> pl.LazyFrame:
-    """`input` and `label` of HRM's released trainer, which regresses the one on the other; `split` and `problem_id` follow."""
+    """`input` and `label` of HRM's released trainer, which regresses the one on the other; `split` and `problem_id` follow.
+
+    Rows of steps behind which no answer could be decided are left out: their label says nothing.
+    """
     rows = chosen(tables)
     if "granularity" not in rows.collect_schema().names():
         raise RecipeError("this format needs rows of the methods step_tree or human_steps; these have no granularity")
     if split != "all":
         rows = rows.filter(pl.col("split") == split)
-    return rows.sort("id").select("input", "label", "split", "problem_id")
+    decided = (pl.col("n_undecided") < pl.col("n_leaves")).fill_null(value=True)
+    return rows.filter(decided).sort("id").select("input", "label", "split", "problem_id")
 
 
 def trl_prm(tables: Tables, *, after_error: bool = False) -> pl.LazyFrame:
