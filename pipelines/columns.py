@@ -18,7 +18,7 @@ from tracemill.schemas.recipe import Source
 from tracemill.schemas.request import Message
 from tracemill.schemas.rows import Problem, qid
 
-GIVEN = (*("chains", "question_entities", "answer_entities", "kp_list", "kp_kept", "steps", "difficulty", "tools"),)
+GIVEN = ("chains", "question_entities", "answer_entities", "kp_list", "kp_kept", "steps", "difficulty", "tools")
 """Keys of a source that name a column and have no default."""
 _SHOWN = 200
 _MANY = 20
