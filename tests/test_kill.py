@@ -157,7 +157,7 @@ prompt = "## Question\\n{question}\\n## Task\\nThink carefully."
 
 @pytest.mark.vllm
 @pytest.mark.timeout(900)
-def test_three_kills_of_a_real_engine_end_in_the_version_of_an_undisturbed_run(tmp_path: Path):
+def test_two_kills_of_a_real_engine_end_in_the_version_of_an_undisturbed_run(tmp_path: Path):
     (tmp_path / "recipe.toml").write_text(VLLM)
     rows = [
         {"id": f"p{i:02}", "question": f"Tom has {i} apples and buys {i % 7 + 2} more. How many apples does Tom have?",
@@ -166,7 +166,7 @@ def test_three_kills_of_a_real_engine_end_in_the_version_of_an_undisturbed_run(t
     ]  # fmt: skip
     (tmp_path / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     ordeal = Ordeal(tmp_path / "recipe.toml", tmp_path / "store")
-    for target in (30, 90, 150):
+    for target in (40, 150):
         assert ordeal.live_until(lambda target=target: ordeal.journal_entries() >= target, timeout=400)
         assert ordeal.left_behind() == []
     survivor = ordeal.finish()
