@@ -210,7 +210,10 @@ def _sweep(home: Path) -> None:
     for pointer in home.glob(".latest-*"):
         pointer.unlink()
     for draft in (*home.glob(".draft-*"), *home.glob(".trash-*")):
-        handle = os.open(draft, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            handle = os.open(draft, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            continue  # its process removed it just now
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

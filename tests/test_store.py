@@ -495,6 +495,14 @@ def drop_manifest(files: dict[str, str]) -> dict[str, str]:
     return {path: digest for path, digest in files.items() if not path.endswith(("manifest.json", "README.md"))}
 
 
+def test_a_draft_that_its_process_removes_while_others_are_looked_for_is_in_nobodys_way(tmp_path: Path):
+    """A link that leads nowhere is to the sweep what such a folder is: listed, and gone when it is opened."""
+    store = Store(tmp_path / "store")
+    first = commit(store, 1)
+    (first.path.parent / ".draft-gone").symlink_to("nowhere")
+    whole(commit(store, 2))
+
+
 def commit_often(root: Path, sizes: list[int]) -> None:
     store = Store(root)
     for n in sizes:
