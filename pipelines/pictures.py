@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from tracemill.pipelines.dataset import Dataset
+from tracemill.schemas.printable import printable
 
 WIDTH = 400
 
@@ -36,5 +37,5 @@ def picture(dataset: Dataset, life: Mapping[str, Any]) -> Iterator[str]:
 
 def _clipped(line: str) -> str:
     """One line of a screen with its spaces kept: control characters shown, cut at `WIDTH`."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line[: WIDTH + 1])
+    shown = printable(line[: WIDTH + 1])
     return shown if len(shown) <= WIDTH else f"{shown[: WIDTH - 3]}..."

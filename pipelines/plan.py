@@ -15,6 +15,7 @@ from tracemill.pipelines import catalog
 from tracemill.pipelines.catalog import Plugin
 from tracemill.pipelines.export import find_view
 from tracemill.pipelines.foresee import check_steps, recipes_fault, trace_types
+from tracemill.pipelines.parquet import sha256_of
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.levels import Levels
 from tracemill.schemas.recipe import EngineTable, Recipe, Step
@@ -218,8 +219,7 @@ def _content(path: Path) -> str:
     """SHA-256 of a file, or of the names and contents of all files of a folder."""
     digest = hashlib.sha256()
     for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
-        with file.open("rb") as stream:
-            digest.update(f"{file.relative_to(path)}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+        digest.update(f"{file.relative_to(path)}\0{sha256_of(file)}\n".encode())
     return digest.hexdigest()
 
 

@@ -15,6 +15,7 @@ from tracemill.pipelines.lineage import shown_accuracy
 from tracemill.pipelines.store import Store
 from tracemill.pipelines.summaries import shown_summary
 from tracemill.schemas.errors import RecipeError
+from tracemill.schemas.printable import printable
 from tracemill.schemas.recipe import suggest
 
 if TYPE_CHECKING:
@@ -201,5 +202,5 @@ def _cell(value: Any) -> str:
 def one_line(text: str, width: int) -> str:
     """Text of a model or a source as one line of a screen: white space joined, control characters shown, cut at `width`."""
     joined = " ".join(text.split())
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in joined[: width + 1])
+    shown = printable(joined[: width + 1])
     return shown if len(joined) <= width else f"{shown[: width - 3]}..."

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from tracemill.pipelines.columns import Columns
+from tracemill.pipelines.parquet import sha256_of
 from tracemill.pipelines.rawrow import LIMITS, BadRow, Limits, Row, Unusable, json_text, pick
 from tracemill.pipelines.readers import Resolve, files_of, hub_batches, hub_commit, read_rows
 from tracemill.schemas.errors import RecipeError
@@ -134,7 +135,7 @@ def source_hash(source: Source, *, resolve: Resolve | None = None) -> str:
     files = files_of(source, resolve)
     if files is not None:
         try:
-            parts = [f"{file.suffix} {_file_hash(file)}" for file in files]
+            parts = [f"{file.suffix} {sha256_of(file)}" for file in files]
         except OSError as error:
             raise RecipeError(f"source {source_name(source)}: not readable: {error}") from None
         digest.update("\n".join(parts).encode())
@@ -156,11 +157,6 @@ def source_key(
         parts.append([source_hash(source, resolve=resolve), source_name(source), mapping])
     said = msgspec.json.encode([VERSION, code, gold_needed, parts], order="deterministic")
     return hashlib.sha256(said).hexdigest()
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class _Seen:

@@ -18,6 +18,7 @@ from typing import Any
 from unicodedata import combining, east_asian_width
 from xml.etree import ElementTree as ET  # it only writes here
 
+from tracemill.schemas.printable import printable
 from tracemill.synth.petri_trace.layout import levels_of, steps_of
 from tracemill.synth.petri_trace.net import Net, Step
 
@@ -35,7 +36,7 @@ _INK, _PALE, _HOT = "#333333", "#9a9a9a", "#b3261e"
 
 def legible(text: str, width: int) -> str:
     """One line: white space joined, what is not printable as an escape, cut at `width` columns."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
+    shown = printable(" ".join(text.split()))
     if columns(shown) <= width:
         return shown
     ends = accumulate(map(columns, shown))

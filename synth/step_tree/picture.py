@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from tracemill.schemas.printable import printable
+
 WIDTH = 90
 """Characters of a step."""
 MOST = 80
@@ -115,5 +117,5 @@ def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
 def _short(text: str, width: int) -> str:
     """A text of a model in one line that no terminal takes for anything else."""
     joined = " ".join(text[: 4 * width].split())
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in joined)
+    shown = printable(joined)
     return shown if len(shown) <= width and len(text) <= 4 * width else f"{shown[: width - 3]}..."

@@ -19,10 +19,11 @@ from tracemill.schemas.rows import Outcome, Problem, Rejection
 from tracemill.synth.prompts import check_prompt, check_temperature, shown
 from tracemill.synth.step_tree import bfs, omega, shepherd
 from tracemill.synth.step_tree.evidence import Rule
-from tracemill.synth.step_tree.hnc import Order
+from tracemill.synth.step_tree.hnc import RATE, Order
 from tracemill.synth.step_tree.interval import MOST, wrong_enough
 from tracemill.synth.step_tree.labels import finish, mark_first_errors
 from tracemill.synth.step_tree.layout import Layout, Steps
+from tracemill.synth.step_tree.pairs import EDITS, MARGIN
 from tracemill.synth.step_tree.rows import ROW_COLUMNS, ROW_TABLES, Rules, check_rules, outcome_of, tree_flag
 from tracemill.synth.step_tree.search import Search as Tree
 from tracemill.synth.step_tree.search import Spent
@@ -162,7 +163,7 @@ async def step_tree(
     height: int | None = None,
     hnc: bool = True,
     hnc_order: Order = "shuffled",
-    hnc_rate: float = 0.5,
+    hnc_rate: float = RATE,
     coarse: bool = True,
     test_coarse_on_hnc: bool = True,
     balance: bool = True,
@@ -171,8 +172,8 @@ async def step_tree(
     test_share: float = 0.2,
     rest: bool = True,
     pairs: bool = True,
-    pair_margin: float = 0.5,
-    pair_edits: int = 20,
+    pair_margin: float = MARGIN,
+    pair_edits: int = EDITS,
     row_seed: int = 0,
 ) -> Outcome:
     """Grow the tree of a problem, label its steps, and make rows of them.
