@@ -27,7 +27,7 @@ NGRAM, SHORT_NGRAM = 13, 8
 COMMON = 10
 """An n-gram in more texts than this means nothing (arXiv:2005.14165, appendix C: 10 documents)."""
 NGRAM_SHARE, NGRAM_FLOOR = 0.2, 0.1
-NEAR, NEAR_FLOOR = 0.6, 0.5
+NEAR, NEAR_FLOOR = 0.5, 0.4
 SHINGLE = 3
 WINDOW = 2
 """Words of a near copy, for each word of the item."""
