@@ -31,7 +31,7 @@ from tracemill.pipelines.sources import read_source, source_hash, source_key
 from tracemill.pipelines.spool import Spool
 from tracemill.pipelines.staging import Staged, stage
 from tracemill.pipelines.store import Dataset, Store, parse_ref
-from tracemill.pipelines.summaries import summary_of
+from tracemill.pipelines.summaries import plain_summary, summary_of
 from tracemill.pipelines.synthesize import Tally, synthesize, too_many
 from tracemill.schemas.errors import CountsDiffer, Interrupted, LockHeld, RecipeError, TooManyFailures
 from tracemill.schemas.recipe import Recipe
@@ -216,7 +216,7 @@ def _commit(
             identity=identity_of(plan, hashes),
             manifest=made_from(plan, hashes, staged, decisions, lost, tally, accuracy, summary, why_partial),
             complete=why_partial is None,
-            card=card_of(plan, accuracy, summary),
+            card=card_of(plan, accuracy, summary, [plain_summary(found) for found in decisions.summaries.values()]),
         )
         return dataset, draft.shared
 

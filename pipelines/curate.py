@@ -15,7 +15,7 @@ from tracemill.pipelines.catalog import Plugin
 from tracemill.pipelines.foresee import recipes_fault
 from tracemill.pipelines.plan import Plan
 from tracemill.schemas.errors import CountsDiffer
-from tracemill.schemas.rows import Selection
+from tracemill.schemas.rows import Selection, Summary
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -36,6 +36,8 @@ class Decisions:
     tables: Mapping[str, pl.LazyFrame] = field(default_factory=dict)
     facts: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     """What selectors say of how they chose, by selector; of one that chose several times, the last."""
+    summaries: Mapping[str, Summary] = field(default_factory=dict)
+    """What they say of what they found, by selector."""
 
     @property
     def chosen(self) -> pl.DataFrame:
@@ -63,6 +65,7 @@ def decide(
     _reconcile("filters", total, len(frame))
     tables: dict[str, list[pl.LazyFrame]] = {}
     facts: dict[str, Mapping[str, object]] = {}
+    summaries: dict[str, Summary] = {}
     for selector in plan.selectors:
         narrowed = []
         for near, piece in _pieces(selector, frame):
@@ -72,11 +75,12 @@ def decide(
             selection: Selection = _run(selector.name, partial(selector.call, left, **plan.engine_of(selector)))
             narrowed.append(_narrowed(piece, selector.name, selection, left))
             facts.update({selector.name: selection.facts} if selection.facts else {})
+            summaries.update({selector.name: selection.summary} if selection.summary else {})
             for name, table in selection.tables.items():
                 tables.setdefault(name, []).append(table)
         frame = pl.concat(narrowed, how="vertical_relaxed")
     joined = {name: pl.concat(pieces, how="diagonal_relaxed") for name, pieces in tables.items()}
-    return Decisions(frame, joined, facts)
+    return Decisions(frame, joined, facts, summaries)
 
 
 def _pieces(selector: Plugin, frame: pl.DataFrame) -> Iterator[tuple[pl.Expr, pl.DataFrame]]:

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from tracemill.pipelines.accuracy import Estimate, accuracy_table
+from tracemill.pipelines.benchmarks import identity_of_benchmarks
 from tracemill.pipelines.card import CardFacts, CardTable
 from tracemill.pipelines.catalog import Plugin
 from tracemill.pipelines.curate import Decisions
@@ -26,7 +27,9 @@ from tracemill.synth.roles import Role
 def identity_of(plan: Plan, source_hashes: Sequence[str]) -> dict[str, Any]:
     """The recipe without engines and paths, and the content of its sources: what counts for the version id."""
     recipe = plan.recipe.model_dump(
-        mode="json", exclude={"engines", "models", "embedder", "source", "tolerate", "budget"}, exclude_none=True
+        mode="json",
+        exclude={"engines", "models", "embedder", "benchmarks", "source", "tolerate", "budget"},
+        exclude_none=True,
     )
     sources = [
         {**source.model_dump(mode="json", exclude={"path"}, exclude_none=True), "sha256": digest}
@@ -37,6 +40,7 @@ def identity_of(plan: Plan, source_hashes: Sequence[str]) -> dict[str, Any]:
         "source": sources,
         "models": {name: _asked(role) for name, role in plan.roles.items()},
         **({"embedder": plan.embedder.identity} if plan.embedder else {}),
+        **_benchmarks(plan),
         "verify": {**plan.recipe.verify.model_dump(mode="json"), "use": _base(plan.recipe.verify.use)},
         "synth": _without_folders(_plugin(plan.method)),
         "score": [_plugin(plugin) for plugin in plan.scores],
@@ -44,6 +48,12 @@ def identity_of(plan: Plan, source_hashes: Sequence[str]) -> dict[str, Any]:
         "select": [_plugin(plugin) for plugin in plan.selectors],
         "budget": plan.recipe.budget.model_dump(mode="json", include={"tokens", "accepted_rows"}),
     }
+
+
+def _benchmarks(plan: Plan) -> dict[str, Any]:
+    if plan.benchmarks is None:
+        return {}
+    return {"benchmarks": identity_of_benchmarks(plan.benchmarks, plan.recipe.benchmarks)}
 
 
 def resolved_toml(recipe: Recipe) -> str:
@@ -107,6 +117,11 @@ def made_from(
     )
     if summary is not None:
         facts["summary"] = summary
+    if plan.benchmarks is not None:
+        facts["benchmarks"] = {
+            name: {"revision": said.revision, "sha256": said.sha256, "rows": said.rows}
+            for name, said in plan.benchmarks.all.items()
+        }
     if decisions.facts:
         facts["selected"] = decisions.facts
     if why_partial is not None:
@@ -114,16 +129,21 @@ def made_from(
     return facts
 
 
-def card_of(plan: Plan, accuracy: Sequence[Mapping[str, Any]], summary: Mapping[str, Any] | None) -> CardFacts:
-    """What the card shows beyond the manifest: how often the model is right, or what the method says of it all."""
+def card_of(
+    plan: Plan,
+    accuracy: Sequence[Mapping[str, Any]],
+    summary: Mapping[str, Any] | None,
+    found: Sequence[Mapping[str, Any]] = (),
+) -> CardFacts:
+    """What the card shows beyond the manifest: how often the model is right, or what the method and selectors say of it all."""
     about = f"Reasoning traces made by `{plan.method.name}`, each verified against its gold answer."
     if plan.method.name == "given":
         about = "Given reasoning traces, each verified against its gold answer."
     numbers = shown_accuracy(accuracy)
     note = "Shares with 95 % intervals over problems; undecided verdicts count as samples and never as correct."
     tables = [CardTable(title="Accuracy", rows=numbers, note=note)] if numbers else []
-    if summary is not None:
-        tables.append(CardTable(title=summary["title"], rows=shown_summary(summary), note=summary["note"]))
+    said = [summary] if summary is not None else []
+    tables += [CardTable(title=s["title"], rows=shown_summary(s), note=s["note"]) for s in (*said, *found)]
     limits = ["A correct final answer does not prove that the steps before it are right."]
     return CardFacts(about=about, tables=tables, limits=limits, papers=_papers(plan))
 

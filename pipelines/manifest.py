@@ -106,6 +106,8 @@ class MadeFrom(TypedDict, total=False):
     """SHA-256 of the file of each plug-in that was used, by its name in the recipe."""
     inputs: Mapping[str, str]
     """SHA-256 of each file and folder that the method read beside the sources, by its name."""
+    benchmarks: Mapping[str, Mapping[str, Any]]
+    """Revision, SHA-256 of the content, and rows of each benchmark that was looked for."""
     selected: Mapping[str, Mapping[str, object]]
     """How selectors chose, where they say so: it may differ between machines."""
     why_partial: str

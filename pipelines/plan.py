@@ -12,10 +12,12 @@ import polars as pl
 import pyarrow as pa
 
 from tracemill.pipelines import catalog
+from tracemill.pipelines.benchmarks import read_benchmarks
 from tracemill.pipelines.catalog import Plugin
 from tracemill.pipelines.export import find_view
 from tracemill.pipelines.foresee import check_steps, recipes_fault, trace_types
 from tracemill.pipelines.parquet import sha256_of
+from tracemill.schemas.benchmarks import Benchmarks
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.levels import Levels
 from tracemill.schemas.recipe import EngineTable, Recipe, Step
@@ -49,6 +51,8 @@ class Plan:
     """SHA-256 of each file and folder that the method reads beside the sources, by its name."""
     embedder: Embedder | None = None
     """What selectors by meaning get as their `engine`."""
+    benchmarks: Benchmarks | None = None
+    """What the filter `contaminated` and the selector `decontaminate` look for."""
 
     @cached_property
     def synthesis(self) -> str:
@@ -137,13 +141,17 @@ def resolve(
     _check_given(recipe, method, given=given)
     asks = not given or recipe.score or recipe.synth  # a method that samples nothing may still count tokens
     roles = _roles(recipe, _levels(method), runtime, reply) if asks else {}
+    benchmarks = read_benchmarks(recipe.benchmarks) if recipe.benchmarks else None
     plan = Plan(
         recipe=recipe,
         method=method,
         scores=tuple(catalog.find("score", step) for step in recipe.score),
-        filters=tuple(catalog.find("filters", step) for step in recipe.filters),
-        selectors=tuple(catalog.find("selectors", step) for step in recipe.select),
-        keeps=tuple(tuple(catalog.find("filters", step) for step in source.keep) for source in recipe.source),
+        filters=tuple(catalog.find("filters", step).with_benchmarks(benchmarks) for step in recipe.filters),
+        selectors=tuple(catalog.find("selectors", step).with_benchmarks(benchmarks) for step in recipe.select),
+        keeps=tuple(
+            tuple(catalog.find("filters", step).with_benchmarks(benchmarks) for step in source.keep)
+            for source in recipe.source
+        ),
         views={
             name: find_view(name, {} if options is True else options)
             for name, options in recipe.views.items()
@@ -153,7 +161,9 @@ def resolve(
         verifier=_verifier(recipe),
         files=_files(method),
         embedder=_embedder(recipe, runtime, vectors or runtime / "vectors"),
+        benchmarks=benchmarks,
     )
+    _check_benchmarks(plan)
     _check_capabilities(plan)
     _check_tools(plan)
     _check_budget(plan)
@@ -265,6 +275,16 @@ def _embedder(recipe: Recipe, runtime: Path, vectors: Path) -> Embedder | None:
     if not recipe.select:
         raise RecipeError("[embedder] serves selectors, and the recipe has no [[select]]; take it out")
     return open_embedder(recipe.embedder, runtime=runtime, cache=vectors)
+
+
+def _check_benchmarks(plan: Plan) -> None:
+    """Refuse benchmarks that no step looks for."""
+    steps = (*plan.filters, *plan.selectors, *(keep for keeps in plan.keeps for keep in keeps))
+    if plan.benchmarks is not None and not any(step.takes("benchmarks") for step in steps):
+        raise RecipeError(
+            "[benchmarks] serves the filter contaminated and the selector decontaminate, and the recipe has neither; take it out, "
+            "or add [[select]] with use = 'decontaminate'"
+        )
 
 
 def _check_capabilities(plan: Plan) -> None:

@@ -5,14 +5,14 @@ lacks it, and one that none has is the recipe's fault, found before the first pr
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 import polars as pl
 
 from tracemill.pipelines import outcomes
-from tracemill.pipelines.catalog import Plugin
+from tracemill.pipelines.benchmarks import identity_of_benchmarks
 from tracemill.pipelines.foresee import recipes_fault
 from tracemill.pipelines.plan import Plan
 from tracemill.pipelines.spool import Spool
@@ -27,7 +27,7 @@ class ProblemFilters:
         self._plan = plan
         self._schemas = _schemas(plan, spool) if any(plan.keeps) else {}
         self._keeps = [[(plugin.name, plugin.call()) for plugin in keeps] for keeps in plan.keeps]
-        self._marks = {index: _mark(plan.keeps[index], schema) for index, schema in self._schemas.items()}
+        self._marks = {index: _mark(plan, index, schema) for index, schema in self._schemas.items()}
         for index, schema in self._schemas.items():
             for name, keep in self._keeps[index]:
                 with recipes_fault(_place(index, name)):
@@ -54,9 +54,12 @@ def _place(index: int, name: str) -> str:
     return f"source.{index}.keep: {name}"
 
 
-def _mark(keeps: Sequence[Plugin], schema: Mapping[str, Any]) -> str:
-    """Hash of the filters of one source and the types of the columns they see."""
-    steps = [[plugin.name, plugin.options, plugin.code] for plugin in keeps]
+def _mark(plan: Plan, index: int, schema: Mapping[str, Any]) -> str:
+    """Hash of the filters of one source, the types of the columns they see, and the benchmarks that they look for."""
+    keeps = plan.keeps[index]
+    steps: list[Any] = [[plugin.name, plugin.options, plugin.code] for plugin in keeps]
+    if plan.benchmarks is not None and any(plugin.takes("benchmarks") for plugin in keeps):
+        steps.append(identity_of_benchmarks(plan.benchmarks, plan.recipe.benchmarks))
     types = {name: str(dtype) for name, dtype in schema.items()}
     return hashlib.sha256(msgspec.json.encode([steps, types], order="sorted")).hexdigest()
 

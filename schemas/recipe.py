@@ -153,6 +153,25 @@ class EmbedderTable(_Table):
     prefix: str = ""
 
 
+class BenchmarkTable(_Table):
+    """A benchmark that the dataset must not hold: where its items are, and in which columns."""
+
+    path: str | None = None
+    hub: str | None = None
+    config: str | None = None
+    split: str = "test"
+    revision: str | None = None
+    question: str = "question"
+    solution: str | None = None
+    id: str | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "BenchmarkTable":
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("a benchmark needs exactly one of path and hub")
+        return self
+
+
 class VerifyTable(Step):
     """How answers are compared with the gold; unknown options go to a grader of the user's own."""
 
@@ -187,6 +206,7 @@ class Recipe(_Table):
     models: Mapping[str, ModelTable] = Field(default_factory=dict)
     engines: Mapping[str, EngineTable] = Field(default_factory=dict)
     embedder: EmbedderTable | None = None
+    benchmarks: Mapping[str, BenchmarkTable] = Field(default_factory=dict)
     verify: VerifyTable = VerifyTable()
     synth: Step | None = None
     score: tuple[Step, ...] = ()
@@ -279,6 +299,8 @@ def _anchor(table: dict[str, Any], folder: Path) -> None:
         for key in ("name", "tokenizer", "template"):
             _anchor_key(model, key, folder, only_if_path=True)
     _anchor_key(table.get("embedder"), "name", folder, only_if_path=True)
+    for benchmark in _tables(table.get("benchmarks")):
+        _anchor_key(benchmark, "path", folder)
     for engine in _tables(table.get("engines")):
         _anchor_key(engine, "script", folder, only_if_path=True)
     for key in FILES:
@@ -355,6 +377,7 @@ _TABLES: Mapping[str, type[BaseModel]] = {
     "models": ModelTable,
     "engines": EngineTable,
     "embedder": EmbedderTable,
+    "benchmarks": BenchmarkTable,
     "budget": Budget,
 }
 

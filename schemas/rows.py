@@ -179,6 +179,8 @@ class Selection:
     tables: Mapping[str, pl.LazyFrame] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     """How the choice was made, plain data for the manifest: it may differ between machines and is not in the version's id."""
+    summary: Summary | None = None
+    """What was found, for the card."""
 
 
 def qid(question: str) -> str:

@@ -16,6 +16,7 @@ from tracemill.pipelines.build import Built, build
 from tracemill.pipelines.store import Store
 from tracemill.schemas import errors
 from tracemill.schemas.recipe import (
+    BenchmarkTable,
     Budget,
     EmbedderTable,
     EngineTable,
@@ -233,9 +234,9 @@ def test_the_guide_to_selection_runs_and_its_options_are_known():
     text = read("selection.md")
     for code in blocks(text, "python"):
         exec(compile(code, "selection.md", "exec"), {})
-    [recipe] = blocks(text, "toml")
-    [step] = tomllib.loads(recipe)["select"]
-    assert catalog.find("selectors", Step.model_validate(step))
+    steps = [step for recipe in blocks(text, "toml") for step in tomllib.loads(recipe)["select"]]
+    assert all(catalog.find("selectors", Step.model_validate(step)) for step in steps)
+    assert {step["use"] for step in steps} >= {"semantic_dedup", "decontaminate"}
 
 
 # ---- recipe.md
@@ -246,6 +247,7 @@ PAGES: Mapping[str, type[BaseModel]] = {
     "## [model]": ModelTable,
     "## [engine]": EngineTable,
     "## [embedder]": EmbedderTable,
+    "## [benchmarks.NAME]": BenchmarkTable,
     "## [verify]": VerifyTable,
     "## [budget]": Budget,
 }
