@@ -140,7 +140,7 @@ def resolve(
         recipe = recipe.model_copy(update={"source": tuple(map(_own_rows, recipe.source))})
     method = catalog.find("synth", _method_step(recipe, given=given))
     _check_given(recipe, method, given=given)
-    asks = not given or recipe.score or recipe.synth  # a method that samples nothing may still count tokens
+    asks = not given or recipe.score or recipe.synth or recipe.models  # who samples nothing may still count tokens
     roles = _roles(recipe, _levels(method), runtime, reply) if asks else {}
     plan = Plan(
         recipe=recipe,

@@ -19,7 +19,8 @@ from tests.hub import TOKEN, Hub
 from tracemill.pipelines.build import Built, build
 from tracemill.pipelines.store import Store
 from tracemill.schemas.errors import RecipeError
-from tracemill.schemas.recipe import Recipe, parse_recipe
+from tracemill.schemas.recipe import Recipe, load_recipe, parse_recipe
+from tracemill.synth.tiny.traces import replies, worked
 
 LONG: list[dict[str, Any]] = [
     {"question": f"{i} + {i}?", "answer": str(2 * i), "response": f"So \\boxed{{{2 * i + draw % 2}}} {draw}", "n": draw}
@@ -208,3 +209,52 @@ api = huggingface_hub.HfApi()
 api.create_repo("org/traces", repo_type="dataset")
 api.upload_file(path_or_fileobj=sys.argv[1], path_in_repo="train.parquet", repo_id="org/traces", repo_type="dataset")
 """
+
+
+# ---- the recipe that ships
+
+ROOT = Path(__file__).resolve().parent.parent
+CAUGHT = {
+    "looped": {"filter:repetition"},
+    "cut": {"filter:truncated", "filter:correct"},  # the first file does not say how a text ended: no answer was found
+    "refused": {"filter:refusal"},
+    "german": {"filter:language"},
+    "leaking": {"filter:leaks_answer"},
+    "wrong": {"filter:correct"},
+    "good": {"select:near_duplicates", "select:pass_rate", "select:select2reason", None},
+}
+CAUGHT["copied"] = set().union(*CAUGHT.values())  # of whatever it repeats
+
+
+def kinds() -> dict[str, str]:
+    """What is wrong with each text of the shipped files."""
+    found = {}
+    for row in map(json.loads, (ROOT / "data/traces/worked.jsonl").read_text(encoding="utf-8").splitlines()):
+        found |= dict(zip(row["generations"], row["kinds"], strict=True))
+    for row in map(json.loads, (ROOT / "data/traces/replies.jsonl").read_text(encoding="utf-8").splitlines()):
+        found[row["messages"][-1]["content"]] = row["kind"]
+    return found
+
+
+def test_the_shipped_traces_are_those_that_the_generator_makes():
+    for name, rows in (("worked", worked()), ("replies", replies())):
+        assert [
+            json.loads(line) for line in (ROOT / f"data/traces/{name}.jsonl").read_text("utf-8").splitlines()
+        ] == list(rows)
+
+
+def test_the_shipped_recipe_finds_what_is_wrong_with_its_traces(store: Store):
+    pytest.importorskip("rensa")
+    pytest.importorskip("py3langid")
+    dataset = build(load_recipe(ROOT / "data/recipes/curate.toml"), store, given=True).dataset
+    rejected = dataset.scan("rejected").collect()
+    stages = {
+        json.loads(row)["messages"][-1]["content"]: stage for stage, row in rejected.select("stage", "row").rows()
+    }
+    stages |= {turns[-1]["content"]: None for turns in dataset.scan("rows").collect()["messages"].to_list()}
+    of_kind = kinds()
+    assert {of_kind[text] for text in stages} == set(CAUGHT)
+    assert [(of_kind[text], stage) for text, stage in stages.items() if stage not in CAUGHT[of_kind[text]]] == []
+    one, other = dataset.manifest()["sources"]
+    assert (one["taken"], one["left_out"], other["taken"], other["left_out"]) == (60, 0, 30, 15)
+    assert 'license_name: "Apache-2.0, CC0-1.0"' in (dataset.path / "README.md").read_text(encoding="utf-8")
