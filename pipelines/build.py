@@ -22,6 +22,7 @@ from tracemill.pipelines.assemble import as_rejected, assemble
 from tracemill.pipelines.curate import Decisions, decide
 from tracemill.pipelines.export import write_view
 from tracemill.pipelines.lineage import accuracy_of, card_of, identity_of, made_from, resolved_toml
+from tracemill.pipelines.mixing import Taken, mix
 from tracemill.pipelines.outcomes import Record
 from tracemill.pipelines.plan import Plan, code_hash, resolve
 from tracemill.pipelines.progress import Report
@@ -91,7 +92,7 @@ def build(
     plan = resolve(recipe, given=given, runtime=store.engines_folder, vectors=store.vectors_folder, reply=reply)
     work = store.work_folder(recipe.name)
     with locked_work(work, recipe.name), Spool(work / "spool.sqlite") as spool:
-        read_problems(plan, store, spool, report)
+        taken = read_problems(plan, store, spool, report)
         shop = Workshop(plan.roles, Journal(store.journal_folder), plan.verifier)
         try:
             tally = asyncio.run(_synthesized(plan, spool, shop, report, only_known=partial))
@@ -103,7 +104,7 @@ def build(
             report.step("filtering and selecting")
             decisions = decide(plan, staged.traces.scan(), staged.problems.scan(), client=client)
             report.step("committing")
-            dataset, shared = _commit(plan, store, spool, shop, staged, decisions, tally, why_partial)
+            dataset, shared = _commit(plan, store, spool, shop, staged, decisions, taken, tally, why_partial)
             staged.remove()
         finally:
             shop.journal.close()
@@ -137,8 +138,8 @@ def locked_work(work: Path, name: str) -> Iterator[None]:
         yield
 
 
-def read_problems(plan: Plan, store: Store, spool: Spool, report: Report) -> None:
-    """Read every source to its end, unless the spool holds just these problems from an earlier run."""
+def read_problems(plan: Plan, store: Store, spool: Spool, report: Report) -> list[Taken]:
+    """Read every source to its end, unless the spool holds just these problems from an earlier run; take the mix of them."""
     report.step("reading problems")
     sources = plan.recipe.source
     key = source_key(sources, resolve=_resolver(store), code=code_hash())
@@ -153,6 +154,7 @@ def read_problems(plan: Plan, store: Store, spool: Spool, report: Report) -> Non
         )
     if counts.rejected > plan.recipe.tolerate:
         raise TooManyFailures(too_many(plan.recipe.tolerate, counts.rejected, 0, _reasons(spool)))
+    return mix(plan, spool)
 
 
 def _records(spool: Spool, tally: Tally) -> Iterator[tuple[Problem, Record]]:
@@ -199,6 +201,7 @@ def _commit(
     shop: Workshop,
     staged: Staged,
     decisions: Decisions,
+    taken: list[Taken],
     tally: Tally,
     why_partial: str | None,
 ) -> tuple[Dataset, Shared]:
@@ -214,7 +217,7 @@ def _commit(
         dataset = draft.commit(
             recipe_toml=resolved_toml(plan.recipe),
             identity=identity_of(plan, hashes),
-            manifest=made_from(plan, hashes, staged, decisions, lost, tally, accuracy, summary, why_partial),
+            manifest=made_from(plan, hashes, taken, staged, decisions, lost, tally, accuracy, summary, why_partial),
             complete=why_partial is None,
             card=card_of(plan, accuracy, summary, [plain_summary(found) for found in decisions.summaries.values()]),
         )

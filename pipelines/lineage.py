@@ -14,13 +14,14 @@ from tracemill.pipelines.card import CardFacts, CardTable
 from tracemill.pipelines.catalog import Plugin
 from tracemill.pipelines.curate import Decisions
 from tracemill.pipelines.manifest import Count, Determinism, MadeFrom, ModelFacts, SampleCounts, SourceFacts
+from tracemill.pipelines.mixing import Taken
 from tracemill.pipelines.outcomes import RoleCounts
 from tracemill.pipelines.plan import Plan, code_hash
 from tracemill.pipelines.sources import source_name
 from tracemill.pipelines.staging import Staged
 from tracemill.pipelines.summaries import shown_summary
 from tracemill.pipelines.toml import to_toml
-from tracemill.schemas.recipe import FILES, Recipe
+from tracemill.schemas.recipe import FILES, Recipe, Source
 from tracemill.synth.roles import Role
 
 
@@ -85,6 +86,7 @@ def _without_folders(value: Any, *, place: bool = False) -> Any:
 def made_from(
     plan: Plan,
     source_hashes: Sequence[str],
+    taken: Sequence[Taken],
     staged: Staged,
     decisions: Decisions,
     lost: Sequence[Mapping[str, Any]],
@@ -96,7 +98,7 @@ def made_from(
     """What the manifest says; none of it is in the version id."""
     facts = MadeFrom(
         recipe=portable(plan.recipe),
-        sources=_sources(plan, source_hashes, staged),
+        sources=_sources(plan, source_hashes, taken, staged, decisions),
         models=_models(plan),
         engines={name: role.facts() for name, role in plan.roles.items()},
         verifier={
@@ -240,12 +242,47 @@ def _model_facts(role: Role) -> ModelFacts:
     return ModelFacts(name=role.model.name, revision=revision, verified=revision != "unverified", asked=_asked(role))
 
 
-def _sources(plan: Plan, hashes: Sequence[str], staged: Staged) -> list[SourceFacts]:
-    counted = dict(staged.problems.scan().group_by("source").len().collect().iter_rows())
+def _sources(
+    plan: Plan, hashes: Sequence[str], taken: Sequence[Taken], staged: Staged, decisions: Decisions
+) -> list[SourceFacts]:
+    """What each source gave. Two of one name cannot be told apart in the rows, so their traces are not told."""
+    problems = dict(staged.problems.scan().group_by("source").len().collect().iter_rows())
+    chosen = decisions.chosen.lazy().select("id", chosen=pl.lit(value=True))
+    traces = (
+        staged.traces.scan()
+        .select("id", "source", "licence")
+        .join(chosen, on="id", how="left")
+        .group_by("source")
+        .agg(pl.len().alias("traces"), pl.col("chosen").sum().cast(pl.Int64), pl.col("licence").unique().sort())
+        .collect()
+    )
+    found = {row["source"]: row for row in traces.to_dicts()}
+    names = Counter(map(source_name, plan.recipe.source))
     return [
-        SourceFacts(name=source_name(s), sha256=digest, licence=s.licence, rows=counted.get(source_name(s), 0))
-        for s, digest in zip(plan.recipe.source, hashes, strict=True)
+        _source_facts(source, digest, part, problems, found if names[source_name(source)] == 1 else {})
+        for source, digest, part in zip(plan.recipe.source, hashes, taken, strict=True)
     ]
+
+
+def _source_facts(
+    source: Source, digest: str, part: Taken, problems: Mapping[str, int], traces: Mapping[str, Mapping[str, Any]]
+) -> SourceFacts:
+    name = source_name(source)
+    seen = traces.get(name)
+    kept = seen["licence"] if seen and source.ref is not None and source.licence == "unknown" else []
+    stated = sorted({str(licence or "unknown").strip() for licence in kept}) or [source.licence]
+    facts = SourceFacts(
+        name=name, sha256=digest, licence=", ".join(stated), rows=problems.get(name, 0), licences=stated
+    )
+    facts |= {"read": part.read, "refused": part.refused, "repeated": part.repeated, "held": part.held}
+    facts |= {"taken": part.problems, "left_out": part.left_out}
+    if part.cut is not None:
+        facts |= {"why": part.why, "cut": f"{part.cut:016x}"}
+    if source.weight is not None:
+        facts["weight"] = source.weight
+    if seen is not None:
+        facts |= {"traces": seen["traces"], "chosen": seen["chosen"]}
+    return facts
 
 
 def _sample_counts(c: RoleCounts) -> SampleCounts:

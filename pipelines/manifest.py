@@ -35,7 +35,27 @@ class SourceFacts(TypedDict, total=False):
     name: str
     sha256: str
     licence: str
+    licences: Sequence[str]
+    """Each licence of it alone: a table of the store may bring several."""
     rows: int
+    """Problems of this source's name in the version."""
+    read: int
+    """Rows of it that were read: read = refused + repeated + held."""
+    refused: int
+    repeated: int
+    """Rows that stand for a problem of an earlier row, of this source or another."""
+    held: int
+    """Problems: held = taken + left_out."""
+    taken: int
+    left_out: int
+    why: str
+    """What leaves problems out: `weight` or `cap`."""
+    cut: str
+    """Of a source that leaves some out: taken are the problems whose SHA-256 of the id begins with 16 hex digits up to this."""
+    weight: float
+    traces: int
+    chosen: int
+    """Its traces, and those of them that were chosen; not told of two sources of one name."""
 
 
 class ModelFacts(TypedDict, total=False):
@@ -150,8 +170,9 @@ def full_manifest(
 
 def licences(manifest: Mapping[str, Any]) -> list[str]:
     """What the sources state, each once; `unknown` stays unknown."""
-    stated = (str(source.get("licence") or "unknown").strip() for source in manifest.get("sources", ()))
-    return sorted(set(stated)) or ["unknown"]
+    sources = manifest.get("sources", ())
+    stated = (name for source in sources for name in source.get("licences") or [source.get("licence")])
+    return sorted({str(name or "unknown").strip() for name in stated}) or ["unknown"]
 
 
 def listed_files(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -14,13 +14,14 @@ import pyarrow as pa
 from tracemill.pipelines import catalog
 from tracemill.pipelines.benchmarks import read_benchmarks
 from tracemill.pipelines.catalog import Plugin
+from tracemill.pipelines.columns import EVERY
 from tracemill.pipelines.export import find_view
 from tracemill.pipelines.foresee import check_steps, recipes_fault, trace_types
 from tracemill.pipelines.parquet import sha256_of
 from tracemill.schemas.benchmarks import Benchmarks
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.levels import Levels
-from tracemill.schemas.recipe import EngineTable, Recipe, Step
+from tracemill.schemas.recipe import EngineTable, Recipe, Source, Step
 from tracemill.schemas.request import Capability
 from tracemill.schemas.rows import Problem
 from tracemill.schemas.tables import COMMON, Kind, declared
@@ -89,6 +90,8 @@ class Plan:
     @property
     def all_declared(self) -> bool:
         """Whether traces will have the common columns and `columns`, and no others."""
+        if any(source.columns for source in self.recipe.source):
+            return False  # of what type is known when they are read
         return all(maker.about("COLUMNS", None) is not None for maker in (self.method, *self.scores))
 
     @cached_property
@@ -137,9 +140,11 @@ def resolve(
     `given`: the traces are in the source (`tracemill curate`). `runtime` is where running engines leave their records,
     `vectors` where embeddings are kept.
     """
+    if given and recipe.synth is None:
+        recipe = recipe.model_copy(update={"source": tuple(map(_own_rows, recipe.source))})
     method = catalog.find("synth", _method_step(recipe, given=given))
     _check_given(recipe, method, given=given)
-    asks = not given or recipe.score or recipe.synth  # a method that samples nothing may still count tokens
+    asks = not given or recipe.score or recipe.synth or recipe.models  # who samples nothing may still count tokens
     roles = _roles(recipe, _levels(method), runtime, reply) if asks else {}
     benchmarks = read_benchmarks(recipe.benchmarks) if recipe.benchmarks else None
     plan = Plan(
@@ -191,6 +196,14 @@ def _method_step(recipe: Recipe, *, given: bool) -> Step:
     if not all(source.response or source.responses for source in recipe.source):
         raise RecipeError("`tracemill curate` needs the column of the traces: response = '...' in each [[source]]")
     return Step(use="given")
+
+
+def _own_rows(source: Source) -> Source:
+    """A table of the store that is read for its traces: they stand where every version has them, and keep what they are."""
+    if source.ref is None or source.response or source.responses:
+        return source
+    own = {"id": "problem_id", "answer": "gold", "response": "messages", "trace": "id", "columns": (EVERY,)}
+    return source.model_copy(update={key: getattr(source, key) or value for key, value in own.items()})
 
 
 def _check_given(recipe: Recipe, method: Plugin, *, given: bool) -> None:
