@@ -65,12 +65,11 @@ async def reward_model(
 ) -> dict[str, Any]:
     """Add `reward`, the number that the model under [models.reward] gives the trace as a reply to its question, and `reward_fault`.
 
-    For the whole it is the model's output before any activation. `by_step` writes `separator` behind each step, steps being what `split` divides,
-    and adds `reward_steps`, the probability at each; `reward` is then one number over them. vLLM has to be told of such a model which
-    token that is: `--pooler-config '{"tok_pooling_type": "STEP", "step_tag_id": ...}'`. A model with several outputs needs `output`, the number of
-    the one that counts, from 0. Null with the fault `too_long` where the trace is longer than the model reads, `no_steps` where the trace is empty, and
-    `steps_differ` where there are not as many numbers as steps. Equal traces are asked about once. The conversation goes as the engine's `send` has
-    it: `chat` is rendered by the server.
+    For the whole it is the model's output before any activation. `by_step` writes `separator` behind each step, steps being what `split`
+    divides, and adds `reward_steps`, the number at each; `reward` is then one number over them. vLLM has to be told of such a model which token
+    that is: docs/scores.md. A model with several outputs needs `output`, the number of the one that counts, from 0. Null with the fault
+    `too_long` where the trace is longer than the model reads, `no_steps` where it is empty, and `steps_differ` where there are not as many
+    numbers as steps. Equal traces are asked about once.
     """
     text = shown(trace, show)
     steps = [step for part in text.split(split) if (step := part.strip())] if by_step else []

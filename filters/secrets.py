@@ -69,16 +69,27 @@ def _found(text: str, guesses: bool) -> Iterator[Span]:
         if not guesses and not _CANDIDATE.search(piece):
             continue
         for kind, detector in _detectors(guesses):
-            for value in set(detector.analyze_string(piece)):
-                if (
-                    kind.endswith("entropy_string")
-                    and detector.calculate_shannon_entropy(value) <= detector.entropy_limit
-                ):
-                    continue
-                at = piece.find(value) if value else -1
-                while at >= 0:
-                    yield Span(start + at, start + at + len(value), kind)
-                    at = piece.find(value, at + len(value))
+            for begin, end in _places(detector, piece):
+                yield Span(start + begin, start + end, kind)
+
+
+def _places(detector: Any, piece: str) -> Iterator[tuple[int, int]]:
+    """Where a detector finds something.
+
+    One of regular expressions gives a group of the match, which may be no more than the prefix of a key: the whole match is taken. One that
+    looks closer says what it found, and that is looked for.
+    """
+    from detect_secrets.plugins.base import RegexBasedDetector
+
+    if type(detector).analyze_string is RegexBasedDetector.analyze_string:
+        for pattern in detector.denylist:
+            yield from (found.span() for found in pattern.finditer(piece))
+        return
+    limit = getattr(detector, "entropy_limit", None)
+    for value in filter(None, set(detector.analyze_string(piece))):
+        if limit is not None and detector.calculate_shannon_entropy(value) <= limit:
+            continue
+        yield from (found.span() for found in re.finditer(re.escape(value), piece))
 
 
 def _pieces(text: str) -> Iterator[tuple[int, str]]:

