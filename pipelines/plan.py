@@ -82,17 +82,21 @@ class Plan:
 
     @cached_property
     def columns(self) -> pa.Schema:
-        """The columns of traces beyond the common ones, as the COLUMNS of method and scores declare them."""
-        makers = (self.method, *self.scores)
-        schemas = [declared(maker.about("COLUMNS", {}), where=f"{maker.name}: COLUMNS") for maker in makers]
-        return pa.unify_schemas(schemas)
+        """The columns of traces beyond the common ones, as method and scores declare them."""
+        makers: dict[str, tuple[Plugin, pa.Field[Any]]] = {}
+        for maker in (self.method, *self.scores):
+            for column in declared(maker.columns() or {}, where=f"{maker.name}: COLUMNS"):
+                if column.name in makers:
+                    _check_shared(column, maker, *makers[column.name])
+                makers.setdefault(column.name, (maker, column))
+        return pa.schema([column for _, column in makers.values()])
 
     @property
     def all_declared(self) -> bool:
         """Whether traces will have the common columns and `columns`, and no others."""
         if any(source.columns for source in self.recipe.source):
             return False  # of what type is known when they are read
-        return all(maker.about("COLUMNS", None) is not None for maker in (self.method, *self.scores))
+        return all(maker.columns() is not None for maker in (self.method, *self.scores))
 
     @cached_property
     def own_tables(self) -> Mapping[str, pa.Schema]:
@@ -363,6 +367,17 @@ def _check_views(plan: Plan) -> None:
             )
         if name == "mixchain-wide" and not plan.folds:
             raise RecipeError(f'views.{name} needs synth.layout = "wide"; set that, or take it out of [views]')
+
+
+def _check_shared(column: "pa.Field[Any]", maker: Plugin, before: Plugin, known: "pa.Field[Any]") -> None:
+    """Two plug-ins of one file share its COLUMNS; any others that declare the same column get in each other's way."""
+    if known.type == column.type and maker.module.__name__ == before.module.__name__ and maker.name != before.name:
+        return
+    types = f"both as {known.type}" if known.type == column.type else f"as {known.type} and as {column.type}"
+    raise RecipeError(
+        f"{before.name} and {maker.name} declare the same column {column.name!r}, {types}, and a trace has it once; take one of "
+        "them out, or give its columns another name: with its option `name` where it has one, in COLUMNS where it is yours"
+    )
 
 
 def _plain(value: Any) -> Any:

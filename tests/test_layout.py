@@ -27,7 +27,7 @@ MAY_IMPORT = {
 }
 HEAVY = {
     *("vllm", "torch", "datasets", "transformers", "peft", "sympy", "math_verify", "prefect", "dask", "distributed"),
-    *("py3langid", "rensa", "rustworkx", "sentence_transformers", "sklearn"),
+    *("detect_secrets", "phonenumbers", "py3langid", "rensa", "rustworkx", "sentence_transformers", "sklearn"),
 }
 MACHINERY = {
     "synth": {
@@ -46,7 +46,7 @@ MACHINERY = {
             "vectors",
         ),
     },
-    "filters": {"bounds", "texts"},
+    "filters": {"asking", "bounds", "spans", "texts"},
     "selectors": {"shares", "meaning", "near", "keeping", "tiles", "clusters", "votes", "neighbours"},
 }
 """Files that are no plug-ins; all else there must have the form of one."""

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from tracemill.schemas.errors import TracemillError
-from tracemill.schemas.request import Completion, Request, TokenScores
+from tracemill.schemas.request import Completion, Request, Reward, TokenScores
 from tracemill.synth.journal.asked import take_apart
 from tracemill.synth.journal.codec import Value, decode, encode
 from tracemill.synth.journal.folder import Folder
@@ -260,6 +260,8 @@ def _weight(value: Value) -> int:
         return len(value.text) + ids + (_weight(value.scores) if value.scores is not None else 0)
     if isinstance(value, TokenScores):
         return 8 * len(value.token_ids) + 100 * sum(map(len, value.top or ()))
+    if isinstance(value, Reward):
+        return 200 + 32 * sum(map(len, value.values))
     return 200
 
 
