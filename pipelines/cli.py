@@ -126,6 +126,24 @@ def preview(
 
 
 @app.command()
+def why(
+    recipe: RecipeArgument,
+    store: StoreOption = STORE,
+    overrides: SetOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Tell what a build would sample now, which field of which request is the reason, and what it would cost; sample nothing."""
+    from tracemill.pipelines.diff_screens import as_json as whole
+    from tracemill.pipelines.why import why as asked
+    from tracemill.pipelines.why_screens import why_lines
+
+    with _errors(as_json=as_json):
+        facts = asked(_recipe(recipe, overrides), _store(store))
+        for line in [whole(facts)] if as_json else why_lines(facts):
+            print(line)
+
+
+@app.command()
 def status(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="A dataset; all of them unless given.")] = None,
     store: StoreOption = STORE,

@@ -12,7 +12,7 @@ from tracemill.pipelines.accuracy import Estimate, accuracy_table
 from tracemill.pipelines.card import CardFacts, CardTable
 from tracemill.pipelines.catalog import Plugin
 from tracemill.pipelines.curate import Decisions
-from tracemill.pipelines.manifest import Count, Determinism, MadeFrom, ModelFacts, SampleCounts, SourceFacts
+from tracemill.pipelines.manifest import Count, Determinism, MadeFrom, ModelFacts, Rate, SampleCounts, SourceFacts
 from tracemill.pipelines.outcomes import RoleCounts
 from tracemill.pipelines.plan import Plan, code_hash
 from tracemill.pipelines.sources import source_name
@@ -89,11 +89,7 @@ def made_from(
         sources=_sources(plan, source_hashes, staged),
         models=_models(plan),
         engines={name: role.facts() for name, role in plan.roles.items()},
-        verifier={
-            "use": plan.recipe.verify.use,
-            "extract": plan.recipe.verify.extract,
-            "identity": plan.verifier.identity,
-        },
+        verifier=plan.verifier_facts,
         problems=_outcomes(staged, decisions),
         counts=_counts(staged, decisions, lost),
         samples={"new": tally.meter.samples_new, "replayed": tally.meter.samples_replayed},
@@ -102,9 +98,12 @@ def made_from(
         accuracy=accuracy,
         determinism=determinism(plan),
         code=code_hash(),
-        plugins={p.name: p.code for p in (plan.method, *plan.scores, *plan.filters, *plan.selectors)},
+        plugins=plan.plugin_hashes,
         inputs=plan.files,
     )
+    if tally.meter.tokens_new > 0 and tally.seconds > 0:
+        gpus = max(1, sum(int(role.facts().get("gpus", 1)) for role in plan.roles.values()))
+        facts["rate"] = Rate(tokens=tally.meter.tokens_new, seconds=round(tally.seconds, 3), gpus=gpus)
     if summary is not None:
         facts["summary"] = summary
     if decisions.facts:

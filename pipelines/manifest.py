@@ -55,6 +55,14 @@ class Determinism(TypedDict):
     promise: str
 
 
+class Rate(TypedDict):
+    """How fast the build sampled, where it did: new tokens, seconds of synthesis, GPUs that it occupied (1 on CPUs)."""
+
+    tokens: int
+    seconds: float
+    gpus: int
+
+
 class Count(TypedDict):
     """How many rows a stage turned down for a reason; stage `chosen` for those it kept."""
 
@@ -93,6 +101,7 @@ class MadeFrom(TypedDict, total=False):
     roles: Sequence[SampleCounts]
     """What became of the samples of each role, whatever became of their problems."""
     tokens: Mapping[str, int]
+    rate: Rate
     accuracy: Sequence[Mapping[str, Any]]
     """pass@k and maj@k by difficulty, a row each."""
     summary: Mapping[str, Any]

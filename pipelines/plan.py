@@ -96,6 +96,17 @@ class Plan:
         }
 
     @property
+    def verifier_facts(self) -> dict[str, Any]:
+        """How answers are found and compared, for a manifest."""
+        verify = self.recipe.verify
+        return {"use": verify.use, "extract": verify.extract, "identity": self.verifier.identity}
+
+    @property
+    def plugin_hashes(self) -> dict[str, str]:
+        """The hash of the code of each plug-in, by its name in the recipe."""
+        return {p.name: p.code for p in (self.method, *self.scores, *self.filters, *self.selectors)}
+
+    @property
     def folds(self) -> bool:
         """Whether a row is something else than a trace: the method folds, and its option `layout` is not `long`."""
         return self.method.about("fold", None) is not None and self.method.options.get("layout") != "long"
