@@ -20,6 +20,7 @@ from tracemill.pipelines.staging import Staged
 from tracemill.pipelines.summaries import shown_summary
 from tracemill.pipelines.toml import to_toml
 from tracemill.schemas.recipe import FILES, Recipe
+from tracemill.synth.models import ENGINE_KEYS
 from tracemill.synth.roles import Role
 
 
@@ -53,7 +54,13 @@ def resolved_toml(recipe: Recipe) -> str:
 
 def portable(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain data, without the folders of the machine it ran on."""
-    return dict(_without_folders(recipe.model_dump(mode="json", exclude_none=True)))
+    table = recipe.model_dump(mode="json", exclude_none=True)
+    for engine in table[
+        "engines"
+    ].values():  # defaults that mean nothing to its kind would be refused by whoever builds it
+        for key in engine.keys() - ENGINE_KEYS[engine["kind"]]:
+            del engine[key]
+    return dict(_without_folders(table))
 
 
 PLACES = {"path", "name", "tokenizer", "template", "script", "use", *FILES}
