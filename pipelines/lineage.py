@@ -12,7 +12,8 @@ from tracemill.pipelines.accuracy import Estimate, accuracy_table
 from tracemill.pipelines.card import CardFacts, CardTable
 from tracemill.pipelines.catalog import Plugin
 from tracemill.pipelines.curate import Decisions
-from tracemill.pipelines.manifest import Count, Determinism, MadeFrom, ModelFacts, Rate, SampleCounts, SourceFacts
+from tracemill.pipelines.determinism import determinism
+from tracemill.pipelines.manifest import Count, MadeFrom, ModelFacts, Rate, SampleCounts, SourceFacts
 from tracemill.pipelines.outcomes import RoleCounts
 from tracemill.pipelines.plan import Plan, code_hash
 from tracemill.pipelines.sources import source_name
@@ -103,7 +104,7 @@ def made_from(
         roles=[_sample_counts(staged.counts[role]) for role in sorted(staged.counts)],
         tokens={"new": tally.meter.tokens_new, "replayed": tally.meter.tokens_replayed},
         accuracy=accuracy,
-        determinism=determinism(plan),
+        determinism=determinism(plan, samples_new=tally.meter.samples_new, samples_of=_drawn(plan, staged)),
         code=code_hash(),
         plugins=plan.plugin_hashes,
         inputs=plan.files,
@@ -169,21 +170,9 @@ def _shown(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def determinism(plan: Plan) -> Determinism:
-    """What a reader may expect of a rebuild."""
-    if not plan.roles:
-        return Determinism(
-            level="L3", promise="nothing was sampled: a rebuild from the same sources is the same version."
-        )
-    if any(role.seeds == "none" for role in plan.roles.values()):
-        return Determinism(
-            level="L0", promise="requests were not seeded: only a replay of the journal gives this version again."
-        )
-    return Determinism(
-        level="L1",
-        promise="every request is seeded by its content. A replay of the journal gives this version again; sampling anew gives "
-        "it where the engine itself repeats (float32 on a CPU does, bf16 on a GPU may not).",
-    )
+def _drawn(plan: Plan, staged: Staged) -> dict[str, int]:
+    """Samples by role; given traces are counted too, and nobody drew them."""
+    return {role: count.total for role, count in staged.counts.items() if role in plan.roles}
 
 
 def _plugin(plugin: Plugin) -> dict[str, Any]:

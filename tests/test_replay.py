@@ -263,6 +263,7 @@ def test_transformers_in_float32_gives_every_token_again_and_says_so(store: Stor
     pytest.importorskip("transformers", reason="needs the extra: pip install 'tracemill[hf]'")
     built, facts = of_real_engine("hf", store)
     assert facts["all"]["tokens"]["same"] == 3
+    assert built.manifest()["determinism"]["level"] == "L2"
 
 
 @pytest.mark.slow
@@ -271,3 +272,4 @@ def test_vllm_in_float32_gives_every_token_again(store: Store) -> None:
     pytest.importorskip("vllm", reason="needs the extra: pip install 'tracemill[vllm]'")
     built, facts = of_real_engine("vllm", store)
     assert facts["all"]["tokens"]["same"] == 3
+    assert built.manifest()["determinism"]["level"] == "L1"
