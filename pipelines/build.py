@@ -142,9 +142,9 @@ def read_problems(plan: Plan, store: Store, spool: Spool, report: Report) -> lis
     """Read every source to its end, unless the spool holds just these problems from an earlier run; take the mix of them."""
     report.step("reading problems")
     sources = plan.recipe.source
-    key = source_key(sources, resolve=_resolver(store), code=code_hash())
+    key = source_key(sources, resolve=resolver(store), code=code_hash())
     if not spool.has_problems(key):
-        rows = (row for i, source in enumerate(sources) for row in read_source(source, i, resolve=_resolver(store)))
+        rows = (row for i, source in enumerate(sources) for row in read_source(source, i, resolve=resolver(store)))
         spool.ingest(key, rows)
     counts = spool.ingest_counts()
     if counts is None or counts.problems == 0:
@@ -206,7 +206,7 @@ def _commit(
     why_partial: str | None,
 ) -> tuple[Dataset, Shared]:
     lost = [as_rejected(r.problem_id, r.reason, r.evidence, r.row) for r in spool.source_rejections()]
-    hashes = [source_hash(source, resolve=_resolver(store)) for source in plan.recipe.source]
+    hashes = [source_hash(source, resolve=resolver(store)) for source in plan.recipe.source]
     accuracy, summary = accuracy_of(plan, staged), summary_of(plan, staged)
     with store.draft(plan.recipe.name) as draft:
         assemble(draft, plan, staged, decisions, lost, shop.journal)
@@ -224,7 +224,7 @@ def _commit(
         return dataset, draft.shared
 
 
-def _resolver(store: Store) -> Resolve:
+def resolver(store: Store) -> Resolve:
     """How a source's `ref` becomes files: the Parquet files of a table in this store."""
 
     def files(ref: str) -> list[Path]:

@@ -153,6 +153,12 @@ def _made(manifest: Mapping[str, Any]) -> str:
         lines.append(f"Verifier: {_options(verifier)}.")
     if level := manifest.get("determinism"):
         lines.append(f"Determinism {level['level']}: {_cell(level['promise'])}")
+        lines += [f"Engine of {role} {of['level']}: {_cell(of['why'])}." for role, of in level.get("roles", {}).items()]
+        if "fresh" in level:
+            ref = f"{manifest['name']}@{manifest['version']}"
+            lines.append(
+                f"How many samples come out the same when they are drawn anew: `tracemill replay {ref} --sample 50`."
+            )
     return "## How it was made\n\n" + "\n".join(f"- {line}" for line in lines)
 
 

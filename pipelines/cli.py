@@ -126,6 +126,63 @@ def preview(
 
 
 @app.command()
+def why(
+    recipe: RecipeArgument,
+    store: StoreOption = STORE,
+    overrides: SetOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Tell what a build would sample now, which field of which request is the reason, and what it would cost; sample nothing."""
+    from tracemill.pipelines.diff_screens import as_json as whole
+    from tracemill.pipelines.why import why as asked
+    from tracemill.pipelines.why_screens import why_lines
+
+    with _errors(as_json=as_json):
+        facts = asked(_recipe(recipe, overrides), _store(store))
+        for line in [whole(facts)] if as_json else why_lines(facts):
+            print(line)
+
+
+@app.command()
+def replay(
+    ref: RefArgument,
+    sample: Annotated[int, typer.Option("--sample", min=1, metavar="N", help="Samples to draw anew.")],
+    seed: Annotated[int, typer.Option("--seed", help="Another seed chooses other samples.")] = 0,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe",
+            metavar="FILE",
+            help="Models and engines; the version's recipe.toml, which has no addresses, unless given.",
+        ),
+    ] = None,
+    overrides: SetOption = None,
+    at_least: Annotated[
+        float | None, typer.Option("--at-least", min=0, max=1, metavar="SHARE", help="Exit with 4 where fewer match.")
+    ] = None,
+    store: StoreOption = STORE,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Draw samples of a version anew on an engine, and say how many come out the same; the journal stays as it is."""
+    from tracemill.pipelines.diff_screens import as_json as whole
+    from tracemill.pipelines.replay import replay as replayed
+    from tracemill.pipelines.replays import replay_lines
+
+    with _errors(as_json=as_json):
+        place = _store(store)
+        dataset = place.hold(place.open(ref))
+        facts = replayed(
+            dataset, place, _recipe(recipe or str(dataset.path / "recipe.toml"), overrides), sample=sample, seed=seed
+        )
+        for line in [whole(facts)] if as_json else replay_lines(facts):
+            print(line)
+        exact = facts["all"]["exact"]
+        if at_least is not None and (exact is None or exact["rate"] < at_least):
+            print(f"tracemill: fewer than {at_least:.2%} of the samples came out the same", file=sys.stderr)
+            raise typer.Exit(4)
+
+
+@app.command()
 def status(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="A dataset; all of them unless given.")] = None,
     store: StoreOption = STORE,

@@ -13,7 +13,8 @@ from tracemill.pipelines.benchmarks import identity_of_benchmarks
 from tracemill.pipelines.card import CardFacts, CardTable
 from tracemill.pipelines.catalog import Plugin
 from tracemill.pipelines.curate import Decisions
-from tracemill.pipelines.manifest import Count, Determinism, MadeFrom, ModelFacts, SampleCounts, SourceFacts
+from tracemill.pipelines.determinism import determinism
+from tracemill.pipelines.manifest import Count, MadeFrom, ModelFacts, Rate, SampleCounts, SourceFacts
 from tracemill.pipelines.mixing import Taken
 from tracemill.pipelines.outcomes import RoleCounts
 from tracemill.pipelines.plan import Plan, code_hash
@@ -22,6 +23,7 @@ from tracemill.pipelines.staging import Staged
 from tracemill.pipelines.summaries import shown_summary
 from tracemill.pipelines.toml import to_toml
 from tracemill.schemas.recipe import FILES, Recipe, Source
+from tracemill.synth.models import ENGINE_KEYS
 from tracemill.synth.roles import Role
 
 
@@ -64,7 +66,13 @@ def resolved_toml(recipe: Recipe) -> str:
 
 def portable(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain data, without the folders of the machine it ran on."""
-    return dict(_without_folders(recipe.model_dump(mode="json", exclude_none=True)))
+    table = recipe.model_dump(mode="json", exclude_none=True)
+    for engine in table[
+        "engines"
+    ].values():  # defaults that mean nothing to its kind would be refused by whoever builds it
+        for key in engine.keys() - ENGINE_KEYS[engine["kind"]]:
+            del engine[key]
+    return dict(_without_folders(table))
 
 
 PLACES = {"path", "name", "tokenizer", "template", "script", "use", *FILES}
@@ -101,22 +109,21 @@ def made_from(
         sources=_sources(plan, source_hashes, taken, staged, decisions),
         models=_models(plan),
         engines={name: role.facts() for name, role in plan.roles.items()},
-        verifier={
-            "use": plan.recipe.verify.use,
-            "extract": plan.recipe.verify.extract,
-            "identity": plan.verifier.identity,
-        },
+        verifier=plan.verifier_facts,
         problems=_outcomes(staged, decisions),
         counts=_counts(staged, decisions, lost),
         samples={"new": tally.meter.samples_new, "replayed": tally.meter.samples_replayed},
         roles=[_sample_counts(staged.counts[role]) for role in sorted(staged.counts)],
         tokens={"new": tally.meter.tokens_new, "replayed": tally.meter.tokens_replayed},
         accuracy=accuracy,
-        determinism=determinism(plan),
+        determinism=determinism(plan, samples_new=tally.meter.samples_new, samples_of=_drawn(plan, staged)),
         code=code_hash(),
-        plugins={p.name: p.code for p in (plan.method, *plan.scores, *plan.filters, *plan.selectors)},
+        plugins=plan.plugin_hashes,
         inputs=plan.files,
     )
+    if tally.meter.tokens_new > 0 and tally.seconds > 0:
+        gpus = max(1, sum(int(role.facts().get("gpus", 1)) for role in plan.roles.values()))
+        facts["rate"] = Rate(tokens=tally.meter.tokens_new, seconds=round(tally.seconds, 3), gpus=gpus)
     if summary is not None:
         facts["summary"] = summary
     if plan.benchmarks is not None:
@@ -185,21 +192,9 @@ def _shown(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def determinism(plan: Plan) -> Determinism:
-    """What a reader may expect of a rebuild."""
-    if not plan.roles:
-        return Determinism(
-            level="L3", promise="nothing was sampled: a rebuild from the same sources is the same version."
-        )
-    if any(role.seeds == "none" for role in plan.roles.values()):
-        return Determinism(
-            level="L0", promise="requests were not seeded: only a replay of the journal gives this version again."
-        )
-    return Determinism(
-        level="L1",
-        promise="every request is seeded by its content. A replay of the journal gives this version again; sampling anew gives "
-        "it where the engine itself repeats (float32 on a CPU does, bf16 on a GPU may not).",
-    )
+def _drawn(plan: Plan, staged: Staged) -> dict[str, int]:
+    """Samples by role; given traces are counted too, and nobody drew them."""
+    return {role: count.total for role, count in staged.counts.items() if role in plan.roles}
 
 
 def _plugin(plugin: Plugin) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from tracemill.pipelines.canonical import canonical_json
 from tracemill.pipelines.dataset import MANIFEST_SCHEMA
@@ -68,11 +68,29 @@ class ModelFacts(TypedDict, total=False):
     """The effective settings: identity, drawing, prompt side, seeds."""
 
 
+class EngineLevel(TypedDict):
+    """The determinism level of one role's engine, and why."""
+
+    level: str
+    why: str
+
+
 class Determinism(TypedDict):
     """`level`: L0 none, L1 seeded, L2 batch-invariant, L3 replayed. `promise`: in words, what a rebuild gives."""
 
     level: str
     promise: str
+    fresh: NotRequired[str]
+    """The level of sampling anew: that of the engine which promises least."""
+    roles: NotRequired[Mapping[str, EngineLevel]]
+
+
+class Rate(TypedDict):
+    """How fast the build sampled, where it did: new tokens, seconds of synthesis, GPUs that it occupied (1 on CPUs)."""
+
+    tokens: int
+    seconds: float
+    gpus: int
 
 
 class Count(TypedDict):
@@ -113,6 +131,7 @@ class MadeFrom(TypedDict, total=False):
     roles: Sequence[SampleCounts]
     """What became of the samples of each role, whatever became of their problems."""
     tokens: Mapping[str, int]
+    rate: Rate
     accuracy: Sequence[Mapping[str, Any]]
     """pass@k and maj@k by difficulty, a row each."""
     summary: Mapping[str, Any]

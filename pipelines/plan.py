@@ -107,6 +107,17 @@ class Plan:
         }
 
     @property
+    def verifier_facts(self) -> dict[str, Any]:
+        """How answers are found and compared, for a manifest."""
+        verify = self.recipe.verify
+        return {"use": verify.use, "extract": verify.extract, "identity": self.verifier.identity}
+
+    @property
+    def plugin_hashes(self) -> dict[str, str]:
+        """The hash of the code of each plug-in, by its name in the recipe."""
+        return {p.name: p.code for p in (self.method, *self.scores, *self.filters, *self.selectors)}
+
+    @property
     def folds(self) -> bool:
         """Whether a row is something else than a trace: the method folds, and its option `layout` is not `long`."""
         return self.method.about("fold", None) is not None and self.method.options.get("layout") != "long"
@@ -149,7 +160,7 @@ def resolve(
     method = catalog.find("synth", _method_step(recipe, given=given))
     _check_given(recipe, method, given=given)
     asks = not given or recipe.score or recipe.synth or recipe.models  # who samples nothing may still count tokens
-    roles = _roles(recipe, _levels(method), runtime, reply) if asks else {}
+    roles = roles_of(recipe, levels_of(method), runtime, reply) if asks else {}
     benchmarks = read_benchmarks(recipe.benchmarks) if recipe.benchmarks else None
     plan = Plan(
         recipe=recipe,
@@ -167,7 +178,7 @@ def resolve(
             if options is not False
         },
         roles=roles,
-        verifier=_verifier(recipe),
+        verifier=verifier_of(recipe),
         files=_files(method),
         embedder=_embedder(recipe, runtime, vectors or runtime / "vectors"),
         benchmarks=benchmarks,
@@ -250,13 +261,13 @@ def _content(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _levels(method: Plugin) -> Levels | None:
+def levels_of(method: Plugin) -> Levels | None:
     """The other weights that the method asks for, where it asks for any."""
     declare = method.about("levels", None)
     return method.ask(declare) if declare is not None else None
 
 
-def _roles(recipe: Recipe, levels: Levels | None, runtime: Path, reply: Reply | None) -> dict[str, Role]:
+def roles_of(recipe: Recipe, levels: Levels | None, runtime: Path, reply: Reply | None) -> dict[str, Role]:
     """Every role with its engine; a role without an engine of its own runs on the solver's kind of engine."""
     for stray in sorted(recipe.engines.keys() - recipe.models.keys()):
         raise RecipeError(f"engines.{stray} has no models.{stray} to run")
@@ -276,7 +287,7 @@ def _roles(recipe: Recipe, levels: Levels | None, runtime: Path, reply: Reply | 
     }
 
 
-def _verifier(recipe: Recipe) -> Verifier:
+def verifier_of(recipe: Recipe) -> Verifier:
     solver = recipe.models.get("solver")
     return Verifier(
         use=recipe.verify.use,

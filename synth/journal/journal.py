@@ -24,6 +24,7 @@ from tracemill.schemas.request import Completion, Request, Reward, TokenScores
 from tracemill.synth.journal.asked import take_apart
 from tracemill.synth.journal.codec import Value, decode, encode
 from tracemill.synth.journal.folder import Folder
+from tracemill.synth.journal.history import History
 from tracemill.synth.journal.segment import AT_ONCE, Entry, payload_of
 
 QUEUED_BYTES = 64 << 20
@@ -84,6 +85,11 @@ class Journal:
             self._refuse_if_closed()
             found = self._folder.asked_for(list({_key(key) for key in some}))
             yield from ((key, found[_key(key)]) for key in some if _key(key) in found)
+
+    def history(self) -> History:
+        """All that was asked, by problem; for a journal without housekeeping that nobody writes to through this object."""
+        self._refuse_if_closed()
+        return History(self._folder)
 
     def __len__(self) -> int:
         return self.stats().entries
