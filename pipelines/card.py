@@ -7,11 +7,13 @@ listed, because `datasets` cannot load them; where `rows` itself is empty, the f
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
 
 from tracemill.pipelines.card_parts import WINDOWS, column_rows, features
+from tracemill.pipelines.card_use import again, training
 from tracemill.pipelines.manifest import licences
 
 SIZES = (
@@ -63,31 +65,44 @@ class CardFacts:
     """Names in the recipe, and the arXiv numbers of what they come from."""
 
 
-def write_card(manifest: Mapping[str, Any], facts: CardFacts, schemas: Mapping[str, pa.Schema] | None = None) -> str:
-    """The card of a version, as its manifest has it; with the `schemas` of its tables their columns are explained."""
-    schemas = schemas or {}
+def write_card(
+    manifest: Mapping[str, Any],
+    facts: CardFacts,
+    schemas: Mapping[str, pa.Schema] = MappingProxyType({}),
+    views: Mapping[str, int] = MappingProxyType({}),
+) -> str:
+    """The card of a version, as its manifest has it; with the `schemas` of its tables their columns are explained.
+
+    `views` are the formats of trainers that the version holds, and how many rows each has.
+    """
     sections = [
         f"# {manifest['name']}",
         _partial(manifest),
         facts.about,
         _made(manifest),
-        _holds(manifest),
+        _holds(manifest, views),
         *(_numbers(table) for table in facts.tables),
         _counts(manifest),
         _tokens(manifest),
         _columns(schemas),
         _sources(manifest),
         _load(manifest),
-        _again(manifest),
+        training(manifest, schemas, views),
+        again(manifest),
         _limits(manifest, facts),
         _papers(facts),
     ]
     return (
-        front_matter(manifest, facts, schemas) + "\n" + "\n\n".join(section for section in sections if section) + "\n"
+        front_matter(manifest, facts, schemas, views)
+        + "\n"
+        + "\n\n".join(section for section in sections if section)
+        + "\n"
     )
 
 
-def front_matter(manifest: Mapping[str, Any], facts: CardFacts, schemas: Mapping[str, pa.Schema]) -> str:
+def front_matter(
+    manifest: Mapping[str, Any], facts: CardFacts, schemas: Mapping[str, pa.Schema], views: Mapping[str, int]
+) -> str:
     """The YAML block that the Hub and `datasets` read. Values are JSON, which YAML takes as it is."""
     listed = listed_tables(manifest)
     rows = manifest["tables"]["rows"]["rows"]
@@ -95,13 +110,14 @@ def front_matter(manifest: Mapping[str, Any], facts: CardFacts, schemas: Mapping
     tags = dict.fromkeys(["tracemill", "reasoning", *facts.tags])
     lines = [f"pretty_name: {_json(manifest['name'])}", *_licence_lines(licences(manifest))]
     lines += [f"tags: {_json(list(tags))}", f"size_categories: {_json([size])}"]
+    folders = {**dict.fromkeys(listed, ""), **dict.fromkeys((view for view in views if view not in listed), "views/")}
     lines += ["configs:"] if listed else []
-    for table in listed:
+    for table, folder in folders.items():
         # `datasets` caches by the folder's name and this number, not by content: without it, `latest` would stay what it was
         # when it was loaded first, and be the same for every dataset
         lines += [f"- config_name: {table}", f"  version: 0.0.{int(manifest['version'], 16)}"]
         lines += ["  default: true"] if table == listed[0] else []
-        lines += ["  data_files:", "  - split: train", f"    path: {_json(f'{table}/*.parquet')}"]
+        lines += ["  data_files:", "  - split: train", f"    path: {_json(f'{folder}{table}/*.parquet')}"]
     lines += ["dataset_info:"] if any(table in schemas for table in listed) else []
     for table in listed:
         lines += _info(table, manifest["tables"][table], schemas[table]) if table in schemas else []
@@ -162,7 +178,7 @@ def _made(manifest: Mapping[str, Any]) -> str:
     return "## How it was made\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
-def _holds(manifest: Mapping[str, Any]) -> str:
+def _holds(manifest: Mapping[str, Any], views: Mapping[str, int]) -> str:
     tables = manifest["tables"]
     body = _table(["table", "rows"], ([f"`{name}`", f"{tables[name]['rows']:,}"] for name in _in_order(tables)))
     notes = []
@@ -174,6 +190,9 @@ def _holds(manifest: Mapping[str, Any]) -> str:
         )
     if empty := [name for name in _in_order(tables) if name not in listed and name != "rows"]:
         notes.append(f"Tables without rows are not listed as configs: {', '.join(f'`{name}`' for name in empty)}.")
+    if views:
+        told = ", ".join(f"`{view}` ({rows:,} rows)" for view, rows in views.items())
+        notes.append(f"The same in the columns of trainers, each a config too: {told}.")
     return "\n\n".join(["## What it holds", body, *notes])
 
 
@@ -284,19 +303,6 @@ import polars as pl
 
 {table} = pl.scan_parquet("{table}/*.parquet")
 ```"""
-
-
-def _again(manifest: Mapping[str, Any]) -> str:
-    finish = (
-        "" if manifest["complete"] else " The same command with a larger budget goes on where this version stopped."
-    )
-    return f"""## Build it again
-
-```sh
-tracemill build recipe.toml
-```
-
-What the store's journal holds is replayed, not sampled again.{finish} `manifest.json` has the library versions, and the sha256 of every file."""
 
 
 def _limits(manifest: Mapping[str, Any], facts: CardFacts) -> str:

@@ -7,11 +7,11 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tracemill.pipelines import cli_store
+from tracemill.pipelines import cli_store, cli_views
 from tracemill.pipelines.cli_base import (
     STORE,
     JsonOption,
@@ -24,7 +24,6 @@ from tracemill.pipelines.cli_base import (
 from tracemill.pipelines.cli_base import errors as _errors
 from tracemill.pipelines.cli_base import opened_store as _store
 from tracemill.schemas.errors import RecipeError
-from tracemill.schemas.recipe import FORMATS
 
 if TYPE_CHECKING:
     from tracemill.pipelines.build import Built
@@ -205,14 +204,7 @@ def ls(store: StoreOption = STORE) -> None:
             print(line)
 
 
-@app.command()
-def show(ref: RefArgument, store: StoreOption = STORE) -> None:
-    """Show what a version holds, what was turned down and why, and how often the model was right."""
-    from tracemill.pipelines.screens import show_lines
-
-    with _errors():
-        for line in show_lines(_store(store, read_only=True).open(ref)):
-            print(line)
+app.command()(cli_views.show)
 
 
 @app.command()
@@ -271,41 +263,7 @@ def diff(
             print(line)
 
 
-@app.command()
-def export(
-    ref: RefArgument,
-    to: Annotated[
-        str,
-        typer.Option(
-            "--to",
-            metavar="FORMAT",
-            help=f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}.",
-        ),
-    ],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder that is new or empty.")],
-    store: StoreOption = STORE,
-    chosen: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="An option of the format, such as pairs=4; repeatable."),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the folder.")] = False,
-) -> None:
-    """Write a version in the format of a trainer."""
-    from tracemill.pipelines.export import export as exported
-    from tracemill.pipelines.export import lengths
-    from tracemill.schemas.recipe import apply_override
-
-    with _errors():
-        options: dict[str, Any] = {}
-        for override in chosen or ():
-            apply_override(options, override)
-        place = _store(store, read_only=True)
-        version = place.hold(place.open(ref)).path
-        print(folder := exported(version, to, out, **options))
-        for line in () if quiet else lengths(version, to, folder, **options):
-            print(line)
-
-
+app.command()(cli_views.export)
 app.command()(cli_store.fsck)
 app.command()(cli_store.gc)
 app.command()(cli_store.publish)

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tracemill.pipelines.card import CardFacts, write_card
 from tracemill.pipelines.card_parts import lengths
@@ -177,7 +178,7 @@ class Draft:
         )
         with watch_disk(dataset.path, needs=len(recipe_toml) + (64 << 10)):
             (self.path / "recipe.toml").write_text(recipe_toml, encoding="utf-8")
-            text = write_card(facts, card or CardFacts(), self._schemas)
+            text = write_card(facts, card or CardFacts(), self._schemas, self._views())
             (self.path / "README.md").write_text(text, encoding="utf-8")
             whole = sealed(facts, self._others())
             (self.path / "manifest.json").write_text(pretty_json(whole), encoding="utf-8")
@@ -195,6 +196,11 @@ class Draft:
         """How long the chosen traces are, folded or not."""
         table = "traces" if "traces" in self._tables else "rows"
         return lengths([self.path / file.path for file in self._tables[table].files])
+
+    def _views(self) -> dict[str, int]:
+        """The rows of each trainer's format in the draft."""
+        files = sorted(self.path.glob("views/*/*.parquet"))
+        return {file.parent.name: pq.read_metadata(file).num_rows for file in files}
 
     def _others(self) -> list[FileFacts]:
         """The files of the draft that belong to no table."""
