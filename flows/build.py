@@ -15,7 +15,7 @@ def build(recipe: str, store: str = "", overrides: list[str] | None = None, gpu_
         recipe: The absolute path of a recipe file, or the name of one that ships.
         store: The absolute path of the store; unless given, that of TRACEMILL_STORE.
         overrides: Keys of the recipe as `KEY=VALUE`, as behind `--set`.
-        gpu_limit: The global concurrency limit that is taken a token of for each GPU; `auto` is `gpu` where the recipe
-            runs an engine on a GPU of this machine, and none elsewhere; `none` is none.
+        gpu_limit: The global concurrency limit that a token is taken of for each GPU, made where it is missing. `auto` is
+            `gpu` where the recipe starts an engine on a GPU of this machine, and none elsewhere; `none` is none.
     """
     return step(make)(recipe, store, overrides or [], gpu_limit)

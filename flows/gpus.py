@@ -17,10 +17,9 @@ from httpx import HTTPError
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.sync import concurrency
-from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
-from tracemill.flows.logs import Logger
+from tracemill.flows.logs import Logger, in_a_run
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import EngineTable, Recipe
 
@@ -55,22 +54,22 @@ def here() -> list[str]:
 
 @contextmanager
 def token(limit: str, count: int, logger: Logger) -> Iterator[None]:
-    """Hold `count` tokens of a limit and locks on as many GPUs of this machine, waiting for both; see the flow `build`."""
-    gpus = here()
-    if limit == "none" or count == 0 or (limit == "auto" and not gpus):
+    """Hold tokens of a limit, one a GPU, and locks on as many GPUs of this machine, waiting for both; see the flow `build`.
+
+    `count` 0, engines that start nothing here, is one token of a limit that is named.
+    """
+    gpus = here() if count else []
+    if limit == "none" or (limit == "auto" and not gpus):
         yield
         return
     if gpus and count > len(gpus):
         raise RecipeError(f"the engines of this recipe take {count} GPUs, and this machine shows {len(gpus)}: {gpus}")
     with ExitStack() as held:
-        if FlowRunContext.get() is not None:
-            held.enter_context(_tokens(LIMIT if limit == "auto" else limit, count, len(gpus), logger))
+        if in_a_run():
+            held.enter_context(_tokens(LIMIT if limit == "auto" else limit, count or 1, len(gpus), logger))
         if gpus:
             held.enter_context(using(locked(gpus, count, logger, held)))
         yield
-
-
-""".replace('Logger = "logging.Logger | logging.LoggerAdapter[logging.Logger]"','Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]') + """
 
 
 @contextmanager

@@ -151,7 +151,7 @@ class View:
         """Tell what stands: reasons, numbers, and where it is."""
         for tell in (*self._tables(built.dataset.manifest()), lambda: self._link(built)):
             if not self._told(tell):
-                self._logger.warning("the tables of %s are in `tracemill show %s`", built.dataset, built.dataset)
+                self._logger.warning("the version stands all the same: %s", shown_by(built))
                 return
 
     def _tell_progress(self, percent: float, says: str) -> None:
@@ -182,7 +182,7 @@ class View:
             path.as_uri(),
             link_text=str(path),
             key=f"{self._key}-version",
-            description=f"{built.dataset}: `tracemill show {built.dataset} --store {path.parent.parent}` where the worker runs",
+            description=f"{built.dataset}; where the worker runs: `{shown_by(built)}`",
         )
 
     def _told(self, tell: Callable[[], object]) -> bool:
@@ -198,3 +198,8 @@ class View:
             )
             return False
         return True
+
+
+def shown_by(built: Built) -> str:
+    """What to type to see a version."""
+    return f"tracemill show {built.dataset} --store {built.dataset.path.parent.parent}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -62,7 +63,7 @@ def schedule(
             raise RecipeError(f"publish to one place: --publish {repo} or --to {to}")
         parameters = {
             "recipe": _anywhere(recipe),
-            "store": str(place.root),
+            "store": os.path.normpath(place.root),
             "overrides": overrides or [],
             "curate": _anywhere(curate) if curate else "",
             "repo": repo or "",
@@ -75,7 +76,7 @@ def schedule(
             parameters,
             pool=pool,
             paused=pause,
-            description=f"tracemill: {read.name} in {place.root}",
+            description=f"tracemill: {read.name} in {parameters['store']}",
         )
         for line in _lines(done, parameters, cron=_given(cron), timezone=timezone, pool=pool, paused=pause):
             print(line)
