@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tracemill.pipelines import outcomes
 from tracemill.pipelines.assemble import as_rejected, assemble
@@ -40,6 +40,9 @@ from tracemill.schemas.rows import Problem, draw
 from tracemill.synth.backends.scripted import Reply
 from tracemill.synth.engine import Workshop
 from tracemill.synth.journal import Journal
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +80,14 @@ def build(
     partial: bool = False,
     reply: Reply | None = None,
     report: Report | None = None,
+    client: "Client | None" = None,
     brake: Brake | None = None,
 ) -> Built:
     """Build the recipe's dataset, or go on where the last build of it stopped.
 
     `given` takes traces that the source brings (`tracemill curate`); `partial` samples nothing and commits what is done;
-    `reply` answers in place of a scripted engine's script; `brake` stops it from another thread. Errors and their exit codes: schemas/errors.py.
+    `reply` answers in place of a scripted engine's script; the workers of `client`, a Dask cluster, help to select, and choose the
+    same rows; `brake` stops it from another thread. Errors and their exit codes: schemas/errors.py.
     """
     report = report or Report()
     plan = resolve(recipe, given=given, runtime=store.engines_folder, vectors=store.vectors_folder, reply=reply)
@@ -98,7 +103,7 @@ def build(
             staged = stage(_records(spool, tally), work / "staged", plan.columns, plan.own_tables)
             _all_there(staged, spool, why_partial)
             report.step("filtering and selecting")
-            decisions = decide(plan, staged.traces.scan(), staged.problems.scan())
+            decisions = decide(plan, staged.traces.scan(), staged.problems.scan(), client=client)
             report.step("committing")
             dataset, shared = _commit(plan, store, spool, shop, staged, decisions, tally, why_partial)
             staged.remove()

@@ -6,7 +6,7 @@ Decisions are narrow: filters and selectors read the columns they name, and what
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 import polars as pl
@@ -16,6 +16,9 @@ from tracemill.pipelines.foresee import recipes_fault
 from tracemill.pipelines.plan import Plan
 from tracemill.schemas.errors import CountsDiffer
 from tracemill.schemas.rows import Selection
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 T = TypeVar("T")
 
@@ -44,8 +47,17 @@ class Decisions:
         return down.group_by("stage", "reason").len("count").sort("stage", "reason").to_dicts()
 
 
-def decide(plan: Plan, traces: pl.LazyFrame, problems: pl.LazyFrame) -> Decisions:
-    """Apply the filters, then the selectors in the order given, to `traces`; `problems` tells how often each was solved."""
+def decide(
+    plan: Plan,
+    traces: pl.LazyFrame,
+    problems: pl.LazyFrame,
+    *,
+    client: "Client | None" = None,  # noqa: ARG001 - the signature first
+) -> Decisions:
+    """Apply the filters, then the selectors in the order given, to `traces`; `problems` tells how often each was solved.
+
+    `client`: the workers of a Dask cluster do what can be spread; they choose the same rows.
+    """
     total = traces.select(pl.len()).collect().item()
     frame = _filtered(plan, traces)
     _reconcile("filters", total, len(frame))
