@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from tracemill.pipelines import outcomes
 from tracemill.pipelines.assemble import as_rejected, assemble
+from tracemill.pipelines.brake import Brake
 from tracemill.pipelines.curate import Decisions, decide
 from tracemill.pipelines.export import write_view
 from tracemill.pipelines.lineage import accuracy_of, card_of, identity_of, made_from, resolved_toml
@@ -81,12 +82,13 @@ def build(
     reply: Reply | None = None,
     report: Report | None = None,
     client: "Client | None" = None,
+    brake: Brake | None = None,
 ) -> Built:
     """Build the recipe's dataset, or go on where the last build of it stopped.
 
     `given` takes traces that the source brings (`tracemill curate`); `partial` samples nothing and commits what is done;
     `reply` answers in place of a scripted engine's script; the workers of `client`, a Dask cluster, help to select, and choose the
-    same rows. Errors and their exit codes: schemas/errors.py.
+    same rows; `brake` stops it from another thread. Errors and their exit codes: schemas/errors.py.
     """
     report = report or Report()
     plan = resolve(recipe, given=given, runtime=store.engines_folder, vectors=store.vectors_folder, reply=reply)
@@ -95,7 +97,7 @@ def build(
         taken = read_problems(plan, store, spool, report)
         shop = Workshop(plan.roles, Journal(store.journal_folder), plan.verifier)
         try:
-            tally = asyncio.run(_synthesized(plan, spool, shop, report, only_known=partial))
+            tally = asyncio.run(_synthesized(plan, spool, shop, report, brake, only_known=partial))
             why_partial = _why_partial(tally, spool, partial=partial)
             _refuse_if_all_failed(tally)
             report.step("staging")
@@ -113,9 +115,11 @@ def build(
     return built
 
 
-async def _synthesized(plan: Plan, spool: Spool, shop: Workshop, report: Report, *, only_known: bool) -> Tally:
+async def _synthesized(
+    plan: Plan, spool: Spool, shop: Workshop, report: Report, brake: Brake | None, *, only_known: bool
+) -> Tally:
     try:
-        return await synthesize(plan, spool, shop, report, only_known=only_known)
+        return await synthesize(plan, spool, shop, report, only_known=only_known, brake=brake)
     finally:
         await shop.close()
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tracemill.pipelines import cli_store, cli_views
+from tracemill.pipelines import cli_schedule, cli_store, cli_views
 from tracemill.pipelines.cli_base import (
     STORE,
     JsonOption,
@@ -23,7 +22,6 @@ from tracemill.pipelines.cli_base import (
 )
 from tracemill.pipelines.cli_base import errors as _errors
 from tracemill.pipelines.cli_base import opened_store as _store
-from tracemill.schemas.errors import RecipeError
 
 if TYPE_CHECKING:
     from tracemill.pipelines.build import Built
@@ -267,6 +265,7 @@ app.command()(cli_views.export)
 app.command()(cli_store.fsck)
 app.command()(cli_store.gc)
 app.command()(cli_store.publish)
+app.command()(cli_schedule.schedule)
 
 
 def main() -> None:
@@ -319,17 +318,9 @@ def _report(recipe: Recipe, store: Store, *, plain: bool, quiet: bool) -> Report
 
 
 def _recipe(name: str, overrides: list[str] | None) -> Recipe:
-    """The recipe at a path, or the one of that name that ships."""
-    from tracemill.schemas.recipe import load_recipe
+    from tracemill.pipelines.shipped import read_recipe
 
-    path = Path(name)
-    folder = Path(__file__).resolve().parent.parent / "data" / "recipes"
-    if not path.is_file() and path.suffix != ".toml" and os.sep not in name:
-        path = folder / f"{name}.toml"
-        if not path.is_file():
-            shipped = ", ".join(sorted(file.stem for file in folder.glob("*.toml")))
-            raise RecipeError(f"no recipe file {name!r} here, and none of that name ships; those that do: {shipped}")
-    return load_recipe(path, overrides or ())
+    return read_recipe(name, overrides or ())
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ from tracemill.synth.journal import Journal
 from tracemill.synth.roles import Role, with_backend
 
 
-def check(recipe: Recipe, store: Store) -> Iterator[str]:
-    """Resolve the recipe, read its sources and reach its servers; a line for each thing found."""
+def check(recipe: Recipe, store: Store, *, reach: bool = True) -> Iterator[str]:
+    """Resolve the recipe, read its sources and, unless `reach` says no, reach its servers; a line for each thing found."""
     plan = resolve(recipe, given=recipe.synth is None, runtime=store.engines_folder, vectors=store.vectors_folder)
     work = store.work_folder(recipe.name)
     with locked_work(work, recipe.name), Spool(work / "spool.sqlite") as spool:
@@ -53,7 +53,8 @@ def check(recipe: Recipe, store: Store) -> Iterator[str]:
                 yield f"  {name}: {part.problems:,} of {part.held:,} problems taken, {part.left_out:,} left out by its {part.why}"
         for rejection in islice(spool.source_rejections(), 5):
             yield f"  refused row {rejection.row_number}: {rejection.reason}"
-    asyncio.run(_reach(plan))
+    if reach:
+        asyncio.run(_reach(plan))
     for name, role in plan.roles.items():
         drawing = role.defaults
         yield (

@@ -5,7 +5,7 @@ lacks it, and one that none has is the recipe's fault, found before the first pr
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
