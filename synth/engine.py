@@ -14,7 +14,7 @@ import msgspec
 
 from tracemill.schemas.errors import EngineLost, ProblemFailed, RequestRefused
 from tracemill.schemas.plugins import PromptLike
-from tracemill.schemas.request import Adapter, Backend, Completion, Message, Request, Sampling, TokenScores
+from tracemill.schemas.request import Adapter, Backend, Completion, Message, Rendered, Request, Sampling, TokenScores
 from tracemill.schemas.rows import Judgement, Problem, Verdict
 from tracemill.synth.gate import Gate, Stopped
 from tracemill.synth.journal import Journal
@@ -184,12 +184,13 @@ class ProblemEngine:
         *,
         role: str = "solver",
         adapter: Adapter | None = None,
+        top: int = 0,
     ) -> TokenScores:
         """See schemas/plugins.py."""
         asked = self._role(role)
         request = asked.request(
             prompt,
-            sampling=Sampling(max_tokens=1, logprobs=0),
+            sampling=Sampling(max_tokens=1, logprobs=top),
             prefix=continuation,
             tools=self.problem.tools,
             kind="score",
@@ -276,7 +277,14 @@ class ProblemEngine:
     def model_name(self, role: str = "solver") -> str:
         return self._role(role).model.name
 
-    def conversation(self, prompt: PromptLike, role: str = "solver") -> tuple[Message, ...]:
+    def revision(self, role: str = "solver") -> str:
+        return self._role(role).model.revision
+
+    def rendered(self, prompt: PromptLike, role: str = "solver") -> Rendered:
+        """See schemas/plugins.py."""
+        return self._role(role).rendered(prompt, self.problem.tools)
+
+    def conversation(self, prompt: str | tuple[Message, ...], role: str = "solver") -> tuple[Message, ...]:
         return self._role(role).conversation(prompt)
 
     def counter(self, role: str = "solver") -> str | None:
@@ -287,7 +295,9 @@ class ProblemEngine:
         asked = self.shop.roles.get(role)
         return asked.count(text) if asked else len(text.split())
 
-    def token_starts(self, text: str, prompt: PromptLike | None = None, role: str = "solver") -> list[int] | None:
+    def token_starts(
+        self, text: str, prompt: str | tuple[Message, ...] | None = None, role: str = "solver"
+    ) -> list[int] | None:
         """See schemas/plugins.py."""
         asked = self.shop.roles.get(role)
         return asked.token_starts(text, prompt, self.problem.tools) if asked else None
