@@ -191,6 +191,8 @@ class Index:
 
     def candidates(self, texts: pl.Series) -> pl.Series:
         """For each text its words, the n-grams of items in it, and the items that it may nearly copy; null where the text is."""
+        if len(texts) == 1:
+            return pl.Series(texts.name, [self._one(texts)], dtype=FOUND)
         frame = texts.alias("text").to_frame().with_row_index("row")
         found = [self._looked_through(piece) for piece in pieces(frame.filter(pl.col("text").is_not_null()))]
         empty = pl.DataFrame(schema={"row": pl.UInt32, **{field.name: field.dtype for field in FOUND.fields}})
@@ -198,6 +200,16 @@ class Index:
         names = [field.name for field in FOUND.fields]
         seen = pl.when(pl.col("words").is_not_null()).then(pl.struct(names))
         return joined.select(seen.alias(texts.name)).to_series().cast(FOUND)
+
+    def _one(self, text: pl.Series) -> dict[str, Any] | None:
+        """The same for a text by itself: problems come one at a time, and tables would cost more than the search."""
+        if text[0] is None:
+            return None
+        hashed = word_hashes(prepared(text))
+        rolled = Rolled(hashed.hashes)
+        grams = np.unique(self._grams_in(hashed.ends, hashed.counts, rolled)["grams"]).tolist()
+        near = np.unique(self._near_in(hashed.ends, rolled)["near"]).tolist()
+        return {"words": len(hashed.hashes), "grams": grams or None, "near": near or None}
 
     def _looked_through(self, piece: pl.DataFrame) -> pl.DataFrame:
         """The same for some texts, each of which is looked at once however often it is there."""

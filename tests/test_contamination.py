@@ -343,6 +343,15 @@ def test_filter_and_selector_agree(seed: int):
             assert json.loads(why["evidence"]) == json.loads(evidence)
 
 
+def test_a_filter_gives_the_same_verdict_on_a_row_alone_and_among_others():
+    texts = [CLEAN, ITEM, None, TINY, SHORT.upper(), "", f"{CLEAN} {ITEM}"]
+    why = contaminated(benchmarks=benchmarks(ITEM, TINY)).alias("why")
+    together = pool(*texts).select(why).collect()["why"].to_list()
+    assert together == [pool(text).select(why).collect()["why"].item() for text in texts]
+    assert [verdict is None for verdict in together] == [True, False, False, False, True, True, False]
+    assert pool(CLEAN, CLEAN).select(why).collect()["why"].to_list() == [None, None]
+
+
 def test_the_filter_is_total_on_odd_rows():
     texts = [None, "", " \u200b ", "\x00", ITEM, "wort " * 200_000]
     reasons = (
