@@ -60,6 +60,12 @@ class Plugin:
         """A module-level constant of the plug-in's file, such as NEEDS or REACH."""
         return getattr(self.module, attribute, default)
 
+    def columns(self) -> Mapping[str, Any] | None:
+        """The columns that it says its traces get, by its options where it has a function `columns`; None where it does not say."""
+        by_options = self.about("columns", None)
+        found: Mapping[str, Any] | None = self.ask(by_options) if by_options else self.about("COLUMNS", None)
+        return found
+
     def takes(self, parameter: str) -> bool:
         """Whether the plug-in's function has a parameter of this name."""
         return parameter in inspect.signature(self.call).parameters

@@ -14,19 +14,21 @@ import pyarrow as pa
 from tracemill.pipelines import catalog
 from tracemill.pipelines.benchmarks import read_benchmarks
 from tracemill.pipelines.catalog import Plugin
+from tracemill.pipelines.columns import EVERY
 from tracemill.pipelines.export import find_view
 from tracemill.pipelines.foresee import check_steps, recipes_fault, trace_types
 from tracemill.pipelines.parquet import sha256_of
 from tracemill.schemas.benchmarks import Benchmarks
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.levels import Levels
-from tracemill.schemas.recipe import EngineTable, Recipe, Step
+from tracemill.schemas.recipe import EngineTable, Recipe, Source, Step
 from tracemill.schemas.request import Capability
 from tracemill.schemas.rows import Problem
 from tracemill.schemas.tables import COMMON, Kind, declared
 from tracemill.schemas.views import MADE_OF, View
 from tracemill.synth.backends.scripted import Reply
 from tracemill.synth.embed import Embedder, open_embedder
+from tracemill.synth.fit import check_one_tokenizer
 from tracemill.synth.models import open_role
 from tracemill.synth.roles import Role
 from tracemill.synth.verify import Verifier
@@ -81,15 +83,21 @@ class Plan:
 
     @cached_property
     def columns(self) -> pa.Schema:
-        """The columns of traces beyond the common ones, as the COLUMNS of method and scores declare them."""
-        makers = (self.method, *self.scores)
-        schemas = [declared(maker.about("COLUMNS", {}), where=f"{maker.name}: COLUMNS") for maker in makers]
-        return pa.unify_schemas(schemas)
+        """The columns of traces beyond the common ones, as method and scores declare them."""
+        makers: dict[str, tuple[Plugin, pa.Field[Any]]] = {}
+        for maker in (self.method, *self.scores):
+            for column in declared(maker.columns() or {}, where=f"{maker.name}: COLUMNS"):
+                if column.name in makers:
+                    _check_shared(column, maker, *makers[column.name])
+                makers.setdefault(column.name, (maker, column))
+        return pa.schema([column for _, column in makers.values()])
 
     @property
     def all_declared(self) -> bool:
         """Whether traces will have the common columns and `columns`, and no others."""
-        return all(maker.about("COLUMNS", None) is not None for maker in (self.method, *self.scores))
+        if any(source.columns for source in self.recipe.source):
+            return False  # of what type is known when they are read
+        return all(maker.columns() is not None for maker in (self.method, *self.scores))
 
     @cached_property
     def own_tables(self) -> Mapping[str, pa.Schema]:
@@ -98,6 +106,17 @@ class Plan:
         return {
             name: declared(columns, where=f"{self.method.name}: TABLES[{name!r}]") for name, columns in tables.items()
         }
+
+    @property
+    def verifier_facts(self) -> dict[str, Any]:
+        """How answers are found and compared, for a manifest."""
+        verify = self.recipe.verify
+        return {"use": verify.use, "extract": verify.extract, "identity": self.verifier.identity}
+
+    @property
+    def plugin_hashes(self) -> dict[str, str]:
+        """The hash of the code of each plug-in, by its name in the recipe."""
+        return {p.name: p.code for p in (self.method, *self.scores, *self.filters, *self.selectors)}
 
     @property
     def folds(self) -> bool:
@@ -137,10 +156,12 @@ def resolve(
     `given`: the traces are in the source (`tracemill curate`). `runtime` is where running engines leave their records,
     `vectors` where embeddings are kept.
     """
+    if given and recipe.synth is None:
+        recipe = recipe.model_copy(update={"source": tuple(map(_own_rows, recipe.source))})
     method = catalog.find("synth", _method_step(recipe, given=given))
     _check_given(recipe, method, given=given)
-    asks = not given or recipe.score or recipe.synth  # a method that samples nothing may still count tokens
-    roles = _roles(recipe, _levels(method), runtime, reply) if asks else {}
+    asks = not given or recipe.score or recipe.synth or recipe.models  # who samples nothing may still count tokens
+    roles = roles_of(recipe, levels_of(method), runtime, reply) if asks else {}
     benchmarks = read_benchmarks(recipe.benchmarks) if recipe.benchmarks else None
     plan = Plan(
         recipe=recipe,
@@ -158,13 +179,14 @@ def resolve(
             if options is not False
         },
         roles=roles,
-        verifier=_verifier(recipe),
+        verifier=verifier_of(recipe),
         files=_files(method),
         embedder=_embedder(recipe, runtime, vectors or runtime / "vectors"),
         benchmarks=benchmarks,
     )
     _check_benchmarks(plan)
     _check_capabilities(plan)
+    _check_tokenizers(plan)
     _check_tools(plan)
     _check_budget(plan)
     _check_tables(plan)
@@ -191,6 +213,14 @@ def _method_step(recipe: Recipe, *, given: bool) -> Step:
     if not all(source.response or source.responses for source in recipe.source):
         raise RecipeError("`tracemill curate` needs the column of the traces: response = '...' in each [[source]]")
     return Step(use="given")
+
+
+def _own_rows(source: Source) -> Source:
+    """A table of the store that is read for its traces: they stand where every version has them, and keep what they are."""
+    if source.ref is None or source.response or source.responses:
+        return source
+    own = {"id": "problem_id", "answer": "gold", "response": "messages", "trace": "id", "columns": (EVERY,)}
+    return source.model_copy(update={key: getattr(source, key) or value for key, value in own.items()})
 
 
 def _check_given(recipe: Recipe, method: Plugin, *, given: bool) -> None:
@@ -233,13 +263,13 @@ def _content(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _levels(method: Plugin) -> Levels | None:
+def levels_of(method: Plugin) -> Levels | None:
     """The other weights that the method asks for, where it asks for any."""
     declare = method.about("levels", None)
     return method.ask(declare) if declare is not None else None
 
 
-def _roles(recipe: Recipe, levels: Levels | None, runtime: Path, reply: Reply | None) -> dict[str, Role]:
+def roles_of(recipe: Recipe, levels: Levels | None, runtime: Path, reply: Reply | None) -> dict[str, Role]:
     """Every role with its engine; a role without an engine of its own runs on the solver's kind of engine."""
     for stray in sorted(recipe.engines.keys() - recipe.models.keys()):
         raise RecipeError(f"engines.{stray} has no models.{stray} to run")
@@ -259,7 +289,7 @@ def _roles(recipe: Recipe, levels: Levels | None, runtime: Path, reply: Reply | 
     }
 
 
-def _verifier(recipe: Recipe) -> Verifier:
+def verifier_of(recipe: Recipe) -> Verifier:
     solver = recipe.models.get("solver")
     return Verifier(
         use=recipe.verify.use,
@@ -306,6 +336,14 @@ def _check_capabilities(plan: Plan) -> None:
                     )
 
 
+def _check_tokenizers(plan: Plan) -> None:
+    """Roles between which a plug-in hands on token ids have one tokenizer."""
+    for plugin in (plan.method, *plan.scores):
+        roles: tuple[str, ...] = plugin.about("ONE_TOKENIZER", ())
+        for other in roles[1:]:
+            check_one_tokenizer(plugin.name, plan.roles[roles[0]], plan.roles[other])
+
+
 def _check_tools(plan: Plan) -> None:
     """Refuse tools that no prompt would show."""
     solver = plan.roles.get("solver")
@@ -350,6 +388,17 @@ def _check_views(plan: Plan) -> None:
             )
         if name == "mixchain-wide" and not plan.folds:
             raise RecipeError(f'views.{name} needs synth.layout = "wide"; set that, or take it out of [views]')
+
+
+def _check_shared(column: "pa.Field[Any]", maker: Plugin, before: Plugin, known: "pa.Field[Any]") -> None:
+    """Two plug-ins of one file share its COLUMNS; any others that declare the same column get in each other's way."""
+    if known.type == column.type and maker.module.__name__ == before.module.__name__ and maker.name != before.name:
+        return
+    types = f"both as {known.type}" if known.type == column.type else f"as {known.type} and as {column.type}"
+    raise RecipeError(
+        f"{before.name} and {maker.name} declare the same column {column.name!r}, {types}, and a trace has it once; take one of "
+        "them out, or give its columns another name: with its option `name` where it has one, in COLUMNS where it is yours"
+    )
 
 
 def _plain(value: Any) -> Any:

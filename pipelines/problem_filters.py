@@ -5,7 +5,7 @@ lacks it, and one that none has is the recipe's fault, found before the first pr
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -49,6 +49,18 @@ class ProblemFilters:
                 return name, why
         return None
 
+    def kept(self, problems: Sequence[Problem]) -> list[bool]:
+        """Of problems of one source, which its filters keep: many at once, for who has to know before any is worked on."""
+        index = problems[0].source_index
+        frame = pl.DataFrame(
+            list(map(outcomes.problem_columns, problems)), schema=self._schemas.get(index), strict=False
+        )
+        kept = pl.Series("kept", [True]).new_from_index(0, len(problems))
+        for name, keep in self._keeps[index]:
+            with recipes_fault(_place(index, name)):
+                kept &= frame.with_columns(keep.alias("_why"))["_why"].is_null()
+        return kept.to_list()
+
 
 def _place(index: int, name: str) -> str:
     return f"source.{index}.keep: {name}"
@@ -67,7 +79,7 @@ def _mark(plan: Plan, index: int, schema: Mapping[str, Any]) -> str:
 def _schemas(plan: Plan, spool: Spool) -> dict[int, dict[str, Any]]:
     """The columns that problem filters see, by source."""
     found: dict[int, dict[str, set[type]]] = {}
-    for problem in spool.problems():
+    for problem in spool.problems(left_out_too=True):  # types must not hang on what a mix takes
         if plan.keeps[problem.source_index]:
             columns = found.setdefault(problem.source_index, {})
             for name, value in outcomes.problem_columns(problem).items():

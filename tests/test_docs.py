@@ -230,6 +230,18 @@ def test_the_hints_guide_names_every_column_table_and_strategy():
     assert told == {*STRATEGIES, "given"}
 
 
+def test_the_guide_to_scores_lists_them_all_and_its_recipes_are_known():
+    text = read("scores.md")
+    assert {row[0].strip("`") for row in rows_of(text)} == set(catalog.names("score"))
+    for code in blocks(text, "python"):
+        exec(compile(code, "scores.md", "exec"), {})
+    for recipe in blocks(text, "toml"):
+        found = tomllib.loads(recipe)
+        for key, kind in (("score", "score"), ("filters", "filters"), ("select", "selectors")):
+            for step in found.get(key, ()):
+                assert catalog.find(kind, Step.model_validate(step))
+
+
 def test_the_guide_to_selection_runs_and_its_options_are_known():
     text = read("selection.md")
     for code in blocks(text, "python"):
