@@ -156,6 +156,20 @@ def test_it_is_the_definition(seed: int, vocabulary: int):
     assert got == pytest.approx(wanted)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([3, 6, 30]), st.integers(1, 3), st.sampled_from([0.4, 0.5, 0.75, 1.0]))
+def test_no_near_copy_is_missed_however_common_its_sequences_are(seed: int, vocabulary: int, common: int, share: float):
+    """With few words nearly every sequence is in many items, and an item is told by its rarest ones alone."""
+    rng = random.Random(seed)
+    said = [[f"w{rng.randrange(vocabulary)}" for _ in range(rng.choice([10, 14, 25]))] for _ in range(9)]
+    texts = [[word if rng.random() > 0.1 else "changed" for word in rng.choice(said)] for _ in range(12)]
+    options: dict[str, Any] = {"nets": ("near",), "common": common, "near": share, "near_floor": share}
+    found = hits(decontaminate(pool(*map(" ".join, texts)), benchmarks=benchmarks(*map(" ".join, said)), **options))
+    near = {(row, number): brute_near(item, text) for row, text in enumerate(texts) for number, item in enumerate(said)}
+    wanted = {pair for pair, (part, of) in near.items() if part and part >= share * of}
+    assert {(int(h["id"][1:4]), int(h["item"][1:])) for h in found} == wanted
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32), st.integers(0, 40), st.text(max_size=30), st.text(max_size=30))
 def test_any_thirteen_words_of_a_long_item_are_found(seed: int, start: int, before: str, behind: str):
@@ -402,7 +416,7 @@ def test_a_benchmark_that_is_the_pool_removes_all_of_it():
         ({"ngram_floor": 0.3}, "ngram_floor = 0.3: from 0 up to ngram = 0.2"),
         ({"near": 0.1}, "near = 0.1: a share from 0.3 to 1"),
         ({"near_floor": 0.6}, "near_floor = 0.6"),
-        ({"meaning_floor": 0.95}, "meaning_floor = 0.95"),
+        ({"meaning_floor": 0.85}, "meaning_floor = 0.85"),
         ({"common": 0}, "common = 0"),
         ({"columns": ()}, "name a text column"),
     ],

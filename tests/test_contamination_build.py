@@ -211,7 +211,7 @@ def test_other_words_for_the_same_are_found_by_their_meaning(recipe: Make, store
         benchmarks={"exam": {"path": str(tmp_path / "exam.jsonl")}},
         embedder={"name": str(model)},
         filters=[],
-        select=[{**LOOK, "meaning": 0.8, "meaning_floor": 0.3}],
+        select=[{**LOOK, "meaning_floor": 0.3}],
         synth={"use": "sample", "n": 1},
     )
     dataset = build(made, store, reply=lambda _: "x").dataset
