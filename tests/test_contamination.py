@@ -18,7 +18,7 @@ from tracemill.schemas.benchmarks import Benchmark, Benchmarks, Item
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.overlap import SHINGLE, WINDOW
 from tracemill.schemas.rows import Selection
-from tracemill.schemas.words import places, prepared, word_hashes, words
+from tracemill.schemas.words import Rolled, places, prepared, word_hashes, words
 from tracemill.selectors.decontaminate import REPORT, decontaminate
 
 ITEM = (
@@ -168,6 +168,25 @@ def test_no_near_copy_is_missed_however_common_its_sequences_are(seed: int, voca
     near = {(row, number): brute_near(item, text) for row, text in enumerate(texts) for number, item in enumerate(said)}
     wanted = {pair for pair, (part, of) in near.items() if part and part >= share * of}
     assert {(int(h["id"][1:4]), int(h["item"][1:])) for h in found} == wanted
+
+
+def test_a_near_copy_that_has_only_the_common_half_of_an_item_is_found():
+    words_of_item = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    common = " ".join(words_of_item[:6])
+    others = [f"{common} {' '.join(f'{name}{i}' for i in range(9))}" for name in "abc"]
+    items = benchmarks(" ".join(words_of_item), *others)
+    found = hits(decontaminate(pool(f"{common} and no more"), benchmarks=items, nets=("near",), common=1))
+    assert [(h["item"], h["score"]) for h in found] == [("i0", 0.5)]
+
+
+def test_a_sequence_of_words_has_a_hash_of_its_own():
+    hashed = word_hashes(prepared(pl.Series(["a b c d e f g a b c d e f h b a c d e f g"])))
+    rolled = Rolled(hashed.hashes)
+    said = words("a b c d e f g a b c d e f h b a c d e f g")
+    for size in range(1, 15):
+        grams = [tuple(said[i : i + size]) for i in range(len(said) - size + 1)]
+        pairs = set(zip(grams, rolled.of(size).tolist(), strict=True))
+        assert len(pairs) == len(set(grams)) == len({number for _, number in pairs})
 
 
 @settings(max_examples=25, deadline=None)
