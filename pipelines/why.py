@@ -105,7 +105,7 @@ class Found:
 def why(recipe: Recipe, store: Store) -> dict[str, Any]:
     """What a build of this recipe would do now, as plain data; errors as of `build`."""
     plan = resolve(recipe, given=recipe.synth is None, runtime=store.engines_folder, vectors=store.vectors_folder)
-    key = source_key(recipe.source, resolve=resolver(store), code=code_hash())
+    key = source_key(plan.recipe.source, resolve=resolver(store), code=code_hash())
     with looked(plan, store, key) as spool, LookedAt(store.journal_folder, _note_answers) as journal:
         history = journal.history()
         look = _look(plan, spool, journal, Comparison(history))
