@@ -8,9 +8,11 @@ from typing import Any
 
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
 from tests.conftest import solve
 from tracemill.pipelines.build import build
+from tracemill.pipelines.cli import app
 from tracemill.pipelines.dataset import Dataset
 from tracemill.pipelines.explain import explain
 from tracemill.pipelines.explain_screens import explain_lines
@@ -134,3 +136,39 @@ def test_a_recipe_cannot_state_away_the_licence_of_a_parent(
     source = {"ref": "sums", "id": "problem_id", "answer": "gold", "licence": stated}
     child = build(recipe(name="child", source=source), store, reply=solve).dataset
     assert licences(child.manifest()) == rolled
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["show"],
+        ["path"],
+        ["explain", "p03"],
+        ["diff"],
+        ["replay", "--sample", "2"],
+        ["export", "--to", "trl-sft"],
+        ["publish"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_every_command_refuses_a_version_of_a_newer_release_and_says_what_to_do(
+    recipe: Make, store: Store, tmp_path: Path, command: list[str]
+) -> None:
+    built = build(recipe(), store, reply=solve).dataset
+    file = built.path / "manifest.json"
+    file.chmod(0o600)
+    file.write_text(json.dumps({**json.loads(file.read_text()), "schema_version": 99, "tracemill": "9.0"}))
+    name, *rest = command
+    rest += {
+        "diff": [str(built)],
+        "export": ["--out", str(tmp_path / "out")],
+        "publish": ["--to", str(tmp_path / "up")],
+    }.get(name, [])
+    result = CliRunner().invoke(app, [name, str(built), *rest, "--store", str(store.root)])
+    if name == "path":
+        assert result.exit_code == 0  # where it lies is known
+        return
+    assert result.exit_code == 2, result.output
+    assert "made by tracemill 9.0" in result.output
+    assert "pip install -U tracemill" in result.output
+    assert not any(tmp_path.glob("out/*")) and not any(tmp_path.glob("up/*"))
