@@ -141,9 +141,7 @@ def _from_problems(sources: Sequence[Mapping[str, Any]]) -> str:
     write = WRITERS.get(name[name.rfind(".") :]) if "." in name else None
     if write is None or source.keys() - SOURCE_SETTINGS or source.get("responses") or source.get("keep"):
         return ""
-    wanted = {
-        str(source.get(key, key)): at for key, at in SOURCE_COLUMNS.items() if key != "difficulty" or key in source
-    }
+    wanted = {str(source.get(key, key)): at for key, at in SOURCE_COLUMNS.items()}
     columns = ", ".join(f'"{column}": "{at}"' for column, at in wanted.items())
     plain = (
         ""

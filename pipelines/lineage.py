@@ -20,6 +20,7 @@ from tracemill.pipelines.staging import Staged
 from tracemill.pipelines.summaries import shown_summary
 from tracemill.pipelines.toml import to_toml
 from tracemill.schemas.recipe import FILES, Recipe
+from tracemill.synth.models import ENGINE_KEYS
 from tracemill.synth.roles import Role
 
 
@@ -52,8 +53,12 @@ def resolved_toml(recipe: Recipe) -> str:
 
 
 def portable(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain data, without the folders of the machine it ran on."""
-    return dict(_without_folders(recipe.model_dump(mode="json", exclude_none=True)))
+    """The recipe as plain data that can be built again, without the folders of the machine it ran on."""
+    plain = dict(_without_folders(recipe.model_dump(mode="json", exclude_none=True)))
+    for engine in plain.get("engines", {}).values():
+        for key in engine.keys() - ENGINE_KEYS[engine["kind"]]:
+            del engine[key]  # a default of another kind of engine, which this kind would refuse
+    return plain
 
 
 PLACES = {"path", "name", "tokenizer", "template", "script", "use", *FILES}
@@ -125,7 +130,15 @@ def card_of(plan: Plan, accuracy: Sequence[Mapping[str, Any]], summary: Mapping[
     if summary is not None:
         tables.append(CardTable(title=summary["title"], rows=shown_summary(summary), note=summary["note"]))
     limits = ["A correct final answer does not prove that the steps before it are right."]
-    return CardFacts(about=about, tables=tables, limits=limits, papers=_papers(plan))
+    return CardFacts(about=about, tables=tables, limits=limits, papers=_papers(plan), meaning=_meaning(plan))
+
+
+def _meaning(plan: Plan) -> dict[str, str]:
+    """What the plug-ins of a recipe say of their columns; the first to name one is heard."""
+    found: dict[str, str] = {}
+    for plugin in (plan.method, *plan.scores, *plan.filters, *plan.selectors):
+        found = {**plugin.about("MEANING", {}), **found}
+    return found
 
 
 def _papers(plan: Plan) -> list[tuple[str, str]]:
