@@ -29,6 +29,15 @@ LICENCES = (
     "cc-by-3.0 cc-by-sa-3.0 cc-by-nc-sa-3.0 odc-by odbl gpl-3.0 lgpl-3.0 agpl-3.0 mpl-2.0 unlicense openrail"
 )
 """Identifiers of the Hub, by spaces, that a source may state; whatever else a source says is shown as it says it."""
+_SOURCE_COUNTS = {
+    "rows read": "read",
+    "refused": "refused",
+    "repeated": "repeated",
+    "left out": "left_out",
+    "problems": "rows",
+    "traces": "traces",
+    "chosen": "chosen",
+}
 FIRST = ("rows", "traces", "samples", "problems", "rejected")
 """The order in which tables are shown; others follow by name."""
 
@@ -162,6 +171,12 @@ def _made(manifest: Mapping[str, Any]) -> str:
         lines.append(f"Verifier: {_options(verifier)}.")
     if level := manifest.get("determinism"):
         lines.append(f"Determinism {level['level']}: {_cell(level['promise'])}")
+        lines += [f"Engine of {role} {of['level']}: {_cell(of['why'])}." for role, of in level.get("roles", {}).items()]
+        if "fresh" in level:
+            ref = f"{manifest['name']}@{manifest['version']}"
+            lines.append(
+                f"How many samples come out the same when they are drawn anew: `tracemill replay {ref} --sample 50`."
+            )
     return "## How it was made\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
@@ -239,19 +254,35 @@ def _sources(manifest: Mapping[str, Any]) -> str:
     sources = manifest.get("sources", ())
     if not sources:
         return ""
-    lines = (
-        [
-            source.get("name", ""),
-            source.get("licence", "unknown"),
-            source.get("rows"),
-            f"`{source.get('sha256', '')[:16]}`",
-        ]
-        for source in sources
-    )
-    note = (
+    head = ["source", "licence", "weight", *_SOURCE_COUNTS, "sha256"]
+    lines = [_source_line(source) for source in sources]
+    shown = [
+        place for place in range(len(head)) if place < 2 or any(line[place] not in (None, "", "0") for line in lines)
+    ]
+    notes = [_table([head[p] for p in shown], ([line[p] for p in shown] for line in lines))]
+    if any(source.get("left_out") for source in sources):
+        notes.append(
+            "Problems that a weight or a cap leaves out are no part of this version: they are counted here and stand in no table. Taken "
+            "are those whose SHA-256 of the id begins with digits up to the source's `cut` in `manifest.json`."
+        )
+    if any(source.get("repeated") for source in sources):
+        notes.append(
+            "Repeated: rows that stand for a problem of an earlier row, as a copy or as a further trace of it."
+        )
+    notes.append(
         "Licences are what the recipe states of each source; nobody checked them. The terms of the models come on top."
     )
-    return "\n\n".join(["## Sources", _table(["source", "licence", "rows", "sha256"], lines), note])
+    return "\n\n".join(["## Sources", *notes])
+
+
+def _source_line(source: Mapping[str, Any]) -> list[Any]:
+    counts = [_whole(source.get(key)) for key in _SOURCE_COUNTS.values()]
+    digest = f"`{source.get('sha256', '')[:16]}`"
+    return [source.get("name", ""), source.get("licence", "unknown"), source.get("weight"), *counts, digest]
+
+
+def _whole(number: int | None) -> str | None:
+    return None if number is None else f"{number:,}"
 
 
 def _load(manifest: Mapping[str, Any]) -> str:

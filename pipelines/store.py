@@ -3,6 +3,7 @@
     <root>/<name>/<version>/     README.md, manifest.json, recipe.toml, <table>/part-00000.parquet
     <root>/<name>/latest         a symlink to the version that the last complete build ended in
     <root>/.journal .work/<name> .engines .vectors           what builds keep between runs
+    <root>/.replays              how many samples of a version came out the same when they were drawn anew
 
 A version is the hash of its content and of what identifies its making, so equal content is the equal version on any machine.
 It appears by one rename after every byte of it is on the disk: if it exists, it is whole.
@@ -59,6 +60,11 @@ class Store:
     def vectors_folder(self) -> Path:
         """Where the vectors of embedded texts are kept, a folder for each encoder."""
         return _made(self.root / ".vectors")
+
+    @property
+    def replays_folder(self) -> Path:
+        """Where it is kept what replays of versions said, a file for each version."""
+        return _made(self.root / ".replays")
 
     def work_folder(self, name: str) -> Path:
         """Where builds of `name` keep unfinished work between runs."""

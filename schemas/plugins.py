@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tracemill.schemas.request import Adapter, Completion, Message, Sampling, TokenScores
+from tracemill.schemas.request import Adapter, Completion, Message, Reward, Sampling, TokenScores
 from tracemill.schemas.rows import Judgement, Outcome, Problem, Selection, Verdict
 
 PromptLike = str | tuple[Message, ...]
@@ -65,6 +65,14 @@ class Engine(Protocol):
 
         Read from the `top` likeliest tokens of the first position, at most 20, before temperature and truncation. It is no draw:
         the same question is asked once, by whomever. Needs the capability `logprobs`.
+        """
+        ...
+
+    async def reward(self, prompt: PromptLike, reply: str, *, role: str = "reward", by_step: bool = False) -> Reward:
+        """What the role's reward model gives `reply` as an answer to `prompt`: for the whole of it, or by steps.
+
+        For the whole, the numbers are those before any activation; by steps they are the probabilities that process reward models
+        are trained for. It is no draw: the same question is asked once, by whomever. Needs the capability `reward`.
         """
         ...
 

@@ -14,7 +14,17 @@ import msgspec
 
 from tracemill.schemas.errors import EngineLost, ProblemFailed, RequestRefused
 from tracemill.schemas.plugins import PromptLike
-from tracemill.schemas.request import Adapter, Backend, Completion, Message, Request, Sampling, TokenScores
+from tracemill.schemas.request import (
+    Adapter,
+    Backend,
+    Completion,
+    Message,
+    Request,
+    Reward,
+    Rewarding,
+    Sampling,
+    TokenScores,
+)
 from tracemill.schemas.rows import Judgement, Problem, Verdict
 from tracemill.synth.gate import Gate, Stopped
 from tracemill.synth.journal import Journal
@@ -202,7 +212,7 @@ class ProblemEngine:
             return known
         async with self.shop.gate(asked, adapter).entered():
             scores = await _unless_refused(asked.backend_of(adapter).score(request))
-        await self.shop.journal.put(request.key, scores)
+        await self.shop.journal.put(request.key, scores, request)
         return scores
 
     async def judge(
@@ -223,6 +233,21 @@ class ProblemEngine:
             self._asked.add(request.key)
             self.drawn.append(_drawn(asked, request, completion))
         return judgement(completion, answers, asked.renderer.text_of if asked.renderer else None)
+
+    async def reward(self, prompt: PromptLike, reply: str, *, role: str = "reward", by_step: bool = False) -> Reward:
+        """See schemas/plugins.py."""
+        asked = self._role(role)
+        backend = asked.backend
+        if not isinstance(backend, Rewarding):
+            raise ProblemFailed(f"the engine of the role {role!r} serves no reward model: declare NEEDS for it")
+        request = asked.reward_request(prompt, reply, by_step=by_step)
+        known = (await self.shop.journal.get([request.key])).get(request.key)
+        if isinstance(known, Reward):
+            return known
+        async with self.shop.gate(asked).entered():
+            reward = await _unless_refused(backend.reward(request))
+        await self.shop.journal.put(request.key, reward)
+        return reward
 
     async def verify(self, text: str | Completion, gold: str | None, *, truncated: bool = False) -> Verdict:
         """See schemas/plugins.py."""
@@ -317,7 +342,7 @@ class ProblemEngine:
         meter = self.shop.meter
         async with self.shop.gate(role, request.adapter).entered():
             completion = _counted(role, await _unless_refused(role.backend_of(request.adapter).complete(request)))
-            await self.shop.journal.put(request.key, completion)
+            await self.shop.journal.put(request.key, completion, request)
         meter.samples_new += 1
         meter.tokens_new += completion.n_tokens
         meter.truncated += completion.truncated

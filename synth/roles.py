@@ -87,6 +87,31 @@ class Role:
             **rest,
         )
 
+    def reward_request(self, prompt: str | Sequence[Message], reply: str, *, by_step: bool) -> Request:
+        """The request that asks this role what `reply` is worth. It depends on what is read, and on nothing of how others draw."""
+        turns = self.conversation(prompt)
+        server = self.send == "chat"
+        return Request(
+            model=self.model,
+            prompt=turns if server else self._closed((*turns, Message(role="assistant", content=reply))),
+            prefix=reply if server else None,
+            sampling=Sampling(),
+            kind="step_reward" if by_step else "reward",
+            template_kwargs=_canonical(self.template_kwargs) if server and self.template_kwargs else None,
+            problem_id="",
+            scope="reward",
+            seeds="none",
+        )
+
+    def _closed(self, turns: tuple[Message, ...]) -> Prompt:
+        """A whole conversation, its last turn the assistant's, that waits for nobody."""
+        if self.renderer is None:
+            return plain(turns)
+        text = self.renderer.text(turns, add_generation_prompt=False, **dict(self.template_kwargs or {}))
+        if self.send == "text":
+            return text
+        return self.renderer.encode(text, special=self.renderer.template is None)
+
     def _rendered(self, turns: tuple[Message, ...], tools: Sequence[Mapping[str, Any]] | None) -> Prompt:
         if self.send == "chat":
             return turns
