@@ -14,6 +14,7 @@ from typing import Self
 
 from tracemill.pipelines import outcomes
 from tracemill.pipelines.build import read_problems
+from tracemill.pipelines.mixing import mix
 from tracemill.pipelines.outcomes import Record
 from tracemill.pipelines.plan import Plan
 from tracemill.pipelines.progress import Report
@@ -36,15 +37,20 @@ class Looking(Spool):
         self._reading = threading.Lock()
         self._read = _open(file)
         self._of = problems
+        self.admit({})
 
     def ingest_counts(self) -> IngestCounts | None:
         return self._of.ingest_counts() if self._of else super().ingest_counts()
 
-    def count_problems(self) -> int:
-        return self._of.count_problems() if self._of else super().count_problems()
+    def count_problems(self, *, source: int | None = None, left_out_too: bool = False) -> int:
+        if self._of is not None:
+            return self._of.count_problems(source=source, left_out_too=left_out_too)
+        return super().count_problems(source=source, left_out_too=left_out_too)
 
-    def problems(self) -> Iterator[Problem]:
-        return self._of.problems() if self._of else super().problems()
+    def problems(self, *, left_out_too: bool = False) -> Iterator[Problem]:
+        if self._of is not None:
+            return self._of.problems(left_out_too=left_out_too)
+        return super().problems(left_out_too=left_out_too)
 
     def get_outcome(self, problem_id: str, key: str) -> bytes | None:
         row = self._one("SELECT payload FROM outcomes WHERE problem_id = ? AND key = ?", (problem_id, key))
@@ -99,6 +105,7 @@ def looked(plan: Plan, store: Store, source_key: str) -> Iterator[Looking]:
     _sweep(work)
     with Looking(work / "spool.sqlite") as last:
         if last.has_problems(source_key):
+            mix(plan, last)
             yield last
             return
     place = work / f"{_PREFIX}{os.getpid()}"

@@ -28,6 +28,7 @@ from tracemill.schemas.tables import COMMON, Kind, declared
 from tracemill.schemas.views import MADE_OF, View
 from tracemill.synth.backends.scripted import Reply
 from tracemill.synth.embed import Embedder, open_embedder
+from tracemill.synth.fit import check_one_tokenizer
 from tracemill.synth.models import open_role
 from tracemill.synth.roles import Role
 from tracemill.synth.verify import Verifier
@@ -185,6 +186,7 @@ def resolve(
     )
     _check_benchmarks(plan)
     _check_capabilities(plan)
+    _check_tokenizers(plan)
     _check_tools(plan)
     _check_budget(plan)
     _check_tables(plan)
@@ -332,6 +334,14 @@ def _check_capabilities(plan: Plan) -> None:
                         f"{plugin.name} needs {capability!r} of the role {role!r}, and an engine of kind {kind!r} as it is set "
                         f"up cannot do it; it can: {', '.join(sorted(plan.roles[role].backend.capabilities))}"
                     )
+
+
+def _check_tokenizers(plan: Plan) -> None:
+    """Roles between which a plug-in hands on token ids have one tokenizer."""
+    for plugin in (plan.method, *plan.scores):
+        roles: tuple[str, ...] = plugin.about("ONE_TOKENIZER", ())
+        for other in roles[1:]:
+            check_one_tokenizer(plugin.name, plan.roles[roles[0]], plan.roles[other])
 
 
 def _check_tools(plan: Plan) -> None:

@@ -30,6 +30,15 @@ Prompt = str | tuple[int, ...] | tuple[Message, ...]
 """Text or token ids that were rendered here, or messages that the server renders."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A conversation as one role's model is shown it. Given to a second role as a prompt, it stays what it is."""
+
+    prompt: Prompt
+    text: str | None
+    """The same as text, special tokens written out; None where the server renders."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
     """How to draw tokens. None means: as the recipe's `[model]` says, else the model's generation config."""
