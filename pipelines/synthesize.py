@@ -65,6 +65,8 @@ class Tally:
     waiting: int = 0
     """Problems that came as far as the loaded weights bring them, and wait for others."""
     started: float = field(default_factory=time.monotonic)
+    seconds: float = 0.0
+    """From there to the end of the run."""
 
     def turn_note(self) -> list[str]:
         return [f"{self.turn}: {self.done + self.waiting:,} of {self.total:,} problems"] if self.turn else []
@@ -113,6 +115,7 @@ async def synthesize(
             raise
     finally:
         shown.cancel()
+        tally.seconds = time.monotonic() - tally.started
         report.update(tally)
     return tally
 

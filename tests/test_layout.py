@@ -29,7 +29,7 @@ THE_DOOR = ROOT / "pipelines" / "cli_schedule.py"
 """The one file below flows/ that reaches up into it: the command line starts what there is, and `schedule` is of flows/."""
 HEAVY = {
     *("vllm", "torch", "datasets", "transformers", "peft", "sympy", "math_verify", "prefect", "dask", "distributed"),
-    *("py3langid", "rensa", "rustworkx", "sentence_transformers", "sklearn"),
+    *("detect_secrets", "phonenumbers", "py3langid", "rensa", "rustworkx", "sentence_transformers", "sklearn"),
 }
 MACHINERY = {
     "synth": {
@@ -48,8 +48,8 @@ MACHINERY = {
             "vectors",
         ),
     },
-    "filters": {"bounds", "texts"},
-    "selectors": {"shares", "meaning", "near", "keeping", "tiles", "clusters", "votes"},
+    "filters": {"asking", "bounds", "spans", "texts"},
+    "selectors": {"shares", "meaning", "near", "keeping", "tiles", "clusters", "votes", "neighbours"},
 }
 """Files that are no plug-ins; all else there must have the form of one."""
 
@@ -160,7 +160,7 @@ def test_every_plugin_holds_to_its_form(folder: str, name: str) -> None:
     )
     assert inspect.getdoc(function) or inspect.getdoc(inspect.getmodule(function)), "says nothing about itself"
     for option in inspect.signature(function).parameters.values():
-        if option.kind is not option.KEYWORD_ONLY or option.name == "engine":
+        if option.kind is not option.KEYWORD_ONLY or option.name in catalog.HANDED:
             continue
         assert option.annotation is not option.empty, f"option {option.name} has no annotation"
         assert option.default is option.empty or is_plain(option.default), f"a recipe cannot write {option.default!r}"

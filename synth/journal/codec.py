@@ -1,4 +1,4 @@
-"""How a completion, its scores or a verdict become bytes in the journal, and back: msgpack around zstd.
+"""How a completion, its scores, a reward or a verdict become bytes in the journal, and back: msgpack around zstd.
 
     ["completion", [text], finish_reason, n_tokens, prompt_tokens, [ids, low halves], [ids, high halves], scores]
 
@@ -17,10 +17,10 @@ from typing import Literal
 import msgspec
 import pyarrow as pa
 
-from tracemill.schemas.request import Completion, TokenScores
+from tracemill.schemas.request import Completion, Reward, TokenScores
 from tracemill.schemas.rows import Verdict
 
-Value = Completion | TokenScores | Verdict
+Value = Completion | Reward | TokenScores | Verdict
 
 LEVEL = 3
 """zstd level: 6 saves 8 % more of the text of maths solutions and costs two to three times the CPU time."""
@@ -55,8 +55,14 @@ class _Verdict(msgspec.Struct, array_like=True, tag="verdict"):
     how: _Blob
 
 
+class _Reward(msgspec.Struct, array_like=True, tag="reward"):
+    values: list[list[float]]
+    prompt_tokens: int
+    too_long: str | None
+
+
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(_Completion | _Scores | _Verdict)
+_decoder = msgspec.msgpack.Decoder(_Completion | _Reward | _Scores | _Verdict)
 _local = threading.local()
 
 
@@ -76,6 +82,8 @@ def encode(value: Value) -> bytes:
         )
     if isinstance(value, TokenScores):
         return _encoder.encode(_pack_scores(value, None))
+    if isinstance(value, Reward):
+        return _encoder.encode(_Reward([list(row) for row in value.values], value.prompt_tokens, value.too_long))
     return _encoder.encode(
         _Verdict(
             status=value.status,
@@ -103,6 +111,10 @@ def decode(payload: bytes, key: str) -> Value:
         )
     if isinstance(packed, _Scores):
         return _unpack_scores(packed, None)
+    if isinstance(packed, _Reward):
+        return Reward(
+            values=tuple(map(tuple, packed.values)), prompt_tokens=packed.prompt_tokens, too_long=packed.too_long
+        )
     return Verdict(
         status=packed.status,
         reason=None if packed.reason is None else _unpack_text(packed.reason),
