@@ -7,8 +7,10 @@ import logging
 import os
 import re
 import tempfile
+import threading
 import tomllib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -23,11 +25,15 @@ from packaging.version import Version
 from typer.testing import CliRunner
 
 from tests.prefect_server import SILENT, Prefect
+from tracemill.pipelines.brake import Brake
 from tracemill.pipelines.build import build
 from tracemill.pipelines.cli import app
+from tracemill.pipelines.progress import Report
 from tracemill.pipelines.screens import status_lines
 from tracemill.pipelines.shipped import read_recipe
 from tracemill.pipelines.store import Store
+from tracemill.pipelines.synthesize import Tally
+from tracemill.schemas.errors import Interrupted
 from tracemill.schemas.recipe import parse_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -136,6 +142,27 @@ def test_a_lost_engine_is_tried_again_and_a_wrong_recipe_is_not(home: None):
         (LockHeld("x"), False),
     ):
         assert comes_back(None, None, Failed(data=error)) is again  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("pulls", [1, 2])
+def test_a_brake_stops_a_build_in_a_thread_which_goes_on_in_the_next(tmp_path: Path, pulls: int):
+    store, brake = Store(tmp_path / "store"), Brake()
+    recipe = read_recipe("demo-scripted", [*SLOW, "engine.args.latency=0.2"])
+
+    class Pulls(Report):
+        every = 0.01
+
+        def update(self, tally: Tally) -> None:
+            if tally.done >= 3 and tally.signal is None:
+                threading.Thread(target=lambda: [brake.pull() for _ in range(pulls)]).start()
+
+    with ThreadPoolExecutor(1) as thread, pytest.raises(Interrupted, match=r"after \d+ of 200 problems") as stopped:
+        thread.submit(build, recipe, store, report=Pulls(), brake=brake).result()
+    assert stopped.value.exit_code == 143
+    fast = read_recipe("demo-scripted", [*SLOW, "engine.args.latency=0.0"])
+    on, anew = build(fast, store), build(fast, Store(tmp_path / "anew"))
+    assert 3 * 8 <= on.tally.meter.samples_replayed < 1600
+    assert on.dataset.version == anew.dataset.version
 
 
 # ---- GPUs
