@@ -108,15 +108,15 @@ class Prefect:
         return self.run("-m", "tracemill.pipelines.cli", *arguments, code=code)
 
     def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """One request to the server's API, once more where its database was locked."""
+        """One request to the server's API, again where its database was locked or nothing came."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.url}{path}", data, {"Content-Type": "application/json"}, method=method)
         for last in (False, False, True):
             try:
                 with urllib.request.urlopen(request, timeout=60) as answer:
                     return json.loads(answer.read() or b"null")
-            except urllib.error.HTTPError as error:
-                if last or error.code != 503:
+            except (urllib.error.HTTPError, TimeoutError) as error:
+                if last or (isinstance(error, urllib.error.HTTPError) and error.code != 503):
                     raise
                 time.sleep(1)
         raise AssertionError
