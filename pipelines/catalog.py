@@ -33,6 +33,8 @@ OPENINGS: Mapping[Kind, tuple[str, ...]] = {
     "selectors": ("traces",),
 }
 """The positional parameters that make a function a plug-in of a kind; scores live in filters/ beside the filters."""
+HANDED = ("engine", "workers")
+"""Keyword parameters that are no options: a build gives them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ def _checked(function: Callable[..., Any], step: Step, module: ModuleType) -> di
         signature = inspect.signature(function, eval_str=True)
     except (NameError, TypeError, SyntaxError) as error:
         raise RecipeError(f"{step.use}: its annotations cannot be read: {error}") from error
-    parameters = [p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY and p.name != "engine"]
+    parameters = [p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY and p.name not in HANDED]
     fields: dict[str, Any] = {
         p.name: (Any if p.annotation is p.empty else p.annotation, ... if p.default is p.empty else p.default)
         for p in parameters

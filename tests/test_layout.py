@@ -148,7 +148,7 @@ def test_every_plugin_holds_to_its_form(folder: str, name: str) -> None:
     )
     assert inspect.getdoc(function) or inspect.getdoc(inspect.getmodule(function)), "says nothing about itself"
     for option in inspect.signature(function).parameters.values():
-        if option.kind is not option.KEYWORD_ONLY or option.name == "engine":
+        if option.kind is not option.KEYWORD_ONLY or option.name in catalog.HANDED:
             continue
         assert option.annotation is not option.empty, f"option {option.name} has no annotation"
         assert option.default is option.empty or is_plain(option.default), f"a recipe cannot write {option.default!r}"
