@@ -9,9 +9,10 @@ import msgspec
 import polars as pl
 
 from tracemill.pipelines.catalog import Plugin
-from tracemill.pipelines.foresee import recipes_fault
-from tracemill.schemas.errors import CountsDiffer
-from tracemill.schemas.rows import Selection
+from tracemill.pipelines.foresee import COUNTED, recipes_fault
+from tracemill.schemas.errors import CountsDiffer, RecipeError
+from tracemill.schemas.rows import Selection, Summary
+from tracemill.schemas.tables import ROWS
 
 T = TypeVar("T")
 
@@ -25,6 +26,7 @@ class Choice:
     frame: pl.DataFrame
     tables: Mapping[str, pl.LazyFrame] = field(default_factory=dict)
     facts: Mapping[str, object] = field(default_factory=dict)
+    summary: Summary | None = None
 
     def collected(self) -> "Choice":
         """The same with its tables made."""
@@ -43,16 +45,25 @@ def verdicts(filters: Sequence[Plugin], traces: pl.LazyFrame) -> pl.DataFrame:
 
 
 def choose(
-    selector: Plugin, handed: Mapping[str, Any], traces: pl.LazyFrame, problems: pl.LazyFrame, piece: pl.DataFrame
+    selector: Plugin,
+    handed: Mapping[str, Any],
+    traces: pl.LazyFrame,
+    problems: pl.LazyFrame,
+    piece: pl.DataFrame,
+    *,
+    brought: bool,
 ) -> Choice:
     """What `selector` takes of those rows of `piece` that are left, with the columns they have in `traces`.
 
-    `handed` is what a build gives it beside its options: engine, workers.
+    `handed` is what a build gives it beside its options: engine, workers. `brought`: given traces bring columns of their own.
     """
     kept = piece.filter(pl.col("stage").is_null()).drop("stage", "reason", "evidence")
     left = _with_counts(traces, problems).join(kept.lazy(), on="id", how="inner", maintain_order="left")
     selection: Selection = _run(selector.name, partial(selector.call, left, **handed))
-    return Choice(_narrowed(piece, selector.name, selection, left), selection.tables, selection.facts)
+    if brought:
+        _keeps_given(selector.name, selection, left)
+    narrowed = _narrowed(piece, selector.name, selection, left)
+    return Choice(narrowed, selection.tables, selection.facts, selection.summary)
 
 
 def _staged(stage: str, verdict: pl.Expr) -> pl.Expr:
@@ -70,6 +81,25 @@ def _with_counts(traces: pl.LazyFrame, problems: pl.LazyFrame) -> pl.LazyFrame:
         ),
     )
     return traces.join(counted, on="problem_id", how="left", maintain_order="left")
+
+
+def _keeps_given(name: str, selection: Selection, left: pl.LazyFrame) -> None:
+    """Refuse a selector that writes anew a column which given traces bring along: one name would mean two things."""
+    there = selection.rows.collect_schema().names()
+    own = [
+        column for column in left.collect_schema().names() if column in there and column not in {*ROWS.names, *COUNTED}
+    ]
+    both = left.select("id", *own).join(
+        selection.rows.select("id", *(pl.col(column).alias(f"{column}\0") for column in own)), on="id"
+    )
+    anew = [pl.col(column).ne_missing(pl.col(f"{column}\0")).any().alias(column) for column in own]
+    found = _run(name, lambda: both.select(anew).collect(engine="streaming")).row(0, named=True) if own else {}
+    for column, changed in found.items():
+        if changed:
+            raise RecipeError(
+                f"select:{name} writes a column {column!r}, and the traces bring one along; leave it out of source.columns, "
+                "which then names the ones to bring"
+            )
 
 
 def _narrowed(frame: pl.DataFrame, name: str, selection: Selection, left: pl.LazyFrame) -> pl.DataFrame:

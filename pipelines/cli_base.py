@@ -38,6 +38,16 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing 
 RefArgument = Annotated[
     str, typer.Argument(metavar="REF", help="NAME, for its newest complete version, or NAME@VERSION.")
 ]
+FormatOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="An option of the format, such as pairs=4; repeatable."),
+]
+TokenizerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tokenizer", metavar="NAME", help="Whose template and tokens: a folder or Hub id; else the model's own."
+    ),
+]
 STORE = Path("data/store")
 
 

@@ -14,6 +14,7 @@ from tracemill.pipelines.catalog import Plugin
 from tracemill.pipelines.choice import DECISION, Choice, choose, reconcile, verdicts
 from tracemill.pipelines.plan import Plan
 from tracemill.pipelines.spread import Spread, cut, in_order, problem_of, spread_over
+from tracemill.schemas.rows import Summary
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -32,6 +33,8 @@ class Decisions:
     tables: Mapping[str, pl.LazyFrame] = field(default_factory=dict)
     facts: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     """What selectors say of how they chose, by selector; of one that chose several times, the last."""
+    summaries: Mapping[str, Summary] = field(default_factory=dict)
+    """What they say of what they found, by selector."""
 
     @property
     def chosen(self) -> pl.DataFrame:
@@ -62,16 +65,18 @@ def decide(
         reconcile("filters", total, len(frame))
         tables: dict[str, list[pl.LazyFrame]] = {}
         facts: dict[str, Mapping[str, object]] = {}
+        summaries: dict[str, Summary] = {}
         for selector in plan.selectors:
             narrowed = []
             for choice in _choices(plan, selector, traces, problems, frame, spread):
                 narrowed.append(choice.frame)
                 facts.update({selector.name: choice.facts} if choice.facts else {})
+                summaries.update({selector.name: choice.summary} if choice.summary else {})
                 for name, table in choice.tables.items():
                     tables.setdefault(name, []).append(table)
             frame = in_order(frame, pl.concat(narrowed, how="vertical_relaxed"))
         joined = {name: pl.concat(pieces, how="diagonal_relaxed") for name, pieces in tables.items()}
-        return Decisions(frame, joined, facts)
+        return Decisions(frame, joined, facts, summaries)
 
 
 def _choices(
@@ -85,16 +90,17 @@ def _choices(
     engine = plan.embedder if selector.takes("engine") else None
     per = tuple(selector.options.get("per", selector.about("GROUP", ())))
     by_problem = selector.about("REACH", "table") == "row" or per == ("problem_id",)
+    brought = any(source.columns for source in plan.recipe.source)
     if spread is None:
         handed = {"engine": engine} if engine is not None else {}
         for near, piece in _pieces(frame, by_problem=by_problem):
-            yield choose(selector, handed, traces.filter(near), problems.filter(near), piece)
+            yield choose(selector, handed, traces.filter(near), problems.filter(near), piece, brought=brought)
     elif by_problem:
-        yield from spread.choices(selector, engine, _pieces(frame, by_problem=True))
+        yield from spread.choices(selector, engine, _pieces(frame, by_problem=True), brought=brought)
     elif selector.about("REACH", "table") == "group" and per:
-        yield from spread.choices(selector, engine, spread.by_group(per, frame))
+        yield from spread.choices(selector, engine, spread.by_group(per, frame), brought=brought)
     else:
-        yield spread.whole(selector, engine, traces, problems, frame)
+        yield spread.whole(selector, engine, traces, problems, frame, brought=brought)
 
 
 def _pieces(frame: pl.DataFrame, *, by_problem: bool) -> Iterator[tuple[pl.Expr, pl.DataFrame]]:

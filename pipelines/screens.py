@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from tracemill.pipelines.dataset import Dataset
 from tracemill.pipelines.lineage import shown_accuracy
+from tracemill.pipelines.replays import last_replay, replay_told
 from tracemill.pipelines.store import Store
 from tracemill.pipelines.summaries import shown_summary
 from tracemill.schemas.errors import RecipeError
@@ -113,6 +114,8 @@ def show_lines(dataset: Dataset) -> Iterator[str]:
     level = manifest.get("determinism")
     if level:
         yield f"promise   {level['level']}: {level['promise']}"
+    if last := last_replay(dataset.path.parent.parent, dataset):
+        yield f"replayed  {replay_told(last)}"
     yield ""
     yield from version_lines(manifest)
     yield from _views(dataset)

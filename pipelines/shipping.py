@@ -27,6 +27,8 @@ class Shipped:
     module: str
     function: str
     options: Mapping[str, Any]
+    bound: Mapping[str, Any]
+    """What its function is called with: the options, and what a recipe hands on beside them."""
     code: str
     source: bytes | None
     """The text of the file; None where the module is installed wherever it goes."""
@@ -35,16 +37,17 @@ class Shipped:
         """The plug-in, here; RecipeError where its module is not to be had."""
         module = _written(self.module, self.source) if self.source is not None else _installed(self.module)
         function = function_of(module, self.function)
-        return Plugin(self.name, partial(function, **self.options), module, self.options, self.code)
+        return Plugin(self.name, partial(function, **self.bound), module, self.options, self.code)
 
 
 def shipped(plugin: Plugin) -> Shipped:
     """`plugin` in the form that travels."""
-    module, function = plugin.module, plugin.call.func  # type: ignore[attr-defined]  # a partial, by catalog.find
+    module, call = plugin.module, plugin.call
+    function, bound = call.func, call.keywords  # type: ignore[attr-defined]  # a partial, by catalog.find
     own = module.__name__.startswith(OWN)
     source = Path(str(module.__file__)).read_bytes() if own else None
     name = Path(str(module.__file__)).name if own else module.__name__
-    return Shipped(plugin.name, name, function.__name__, plugin.options, plugin.code, source)
+    return Shipped(plugin.name, name, function.__name__, plugin.options, bound, plugin.code, source)
 
 
 def _installed(name: str) -> ModuleType:

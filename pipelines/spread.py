@@ -80,9 +80,11 @@ class Spread:
         problem = self._traces.select(pl.col("problem_id").sort()).collect(engine="streaming")["problem_id"]
         return [near for near, *_ in cut(problem, self._piece)] or [pl.lit(value=True)]
 
-    def choices(self, selector: Plugin, engine: Embedder | None, pieces: Iterable[Piece]) -> Iterator[Choice]:
+    def choices(
+        self, selector: Plugin, engine: Embedder | None, pieces: Iterable[Piece], *, brought: bool
+    ) -> Iterator[Choice]:
         """`choice.choose` of each piece."""
-        call = partial(_choice_there, self._tables, shipped(selector), engine)
+        call = partial(_choice_there, self._tables, shipped(selector), engine, brought)
         return self.each(call, pieces)
 
     def whole(
@@ -92,13 +94,15 @@ class Spread:
         traces: pl.LazyFrame,
         problems: pl.LazyFrame,
         frame: pl.DataFrame,
+        *,
+        brought: bool,
     ) -> Choice:
         """`choice.choose` of all rows, here; what it hands to workers is its own affair."""
         handed: dict[str, Any] = {} if engine is None else {"engine": replace(engine, workers=self)}
         if selector.takes("workers"):
             workers: Workers = self
             handed["workers"] = workers
-        return choose(selector, handed, traces, problems, frame).collected()
+        return choose(selector, handed, traces, problems, frame, brought=brought).collected()
 
     def by_group(self, per: Sequence[str], frame: pl.DataFrame) -> Iterator[Piece]:
         """Pieces that hold whole groups of equal `per`."""
@@ -149,11 +153,11 @@ def _verdicts_there(tables: Tables, filters: Sequence[Shipped], near: pl.Expr) -
     return verdicts([plugin.plugin() for plugin in filters], _read(tables.traces).filter(near))
 
 
-def _choice_there(tables: Tables, selector: Shipped, engine: Embedder | None, piece: Piece) -> Choice:
+def _choice_there(tables: Tables, selector: Shipped, engine: Embedder | None, brought: bool, piece: Piece) -> Choice:
     near, frame = piece
     handed = {} if engine is None else {"engine": engine}
     traces, problems = _read(tables.traces).filter(near), _read(tables.problems).filter(near)
-    choice = choose(selector.plugin(), handed, traces, problems, frame)
+    choice = choose(selector.plugin(), handed, traces, problems, frame, brought=brought)
     with recipes_fault(selector.name):
         return choice.collected()
 

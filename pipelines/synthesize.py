@@ -15,6 +15,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from tracemill.pipelines import outcomes
+from tracemill.pipelines.brake import Brake
 from tracemill.pipelines.collector import collected_rarely
 from tracemill.pipelines.outcomes import Record
 from tracemill.pipelines.plan import Plan
@@ -64,6 +65,8 @@ class Tally:
     waiting: int = 0
     """Problems that came as far as the loaded weights bring them, and wait for others."""
     started: float = field(default_factory=time.monotonic)
+    seconds: float = 0.0
+    """From there to the end of the run."""
 
     def turn_note(self) -> list[str]:
         return [f"{self.turn}: {self.done + self.waiting:,} of {self.total:,} problems"] if self.turn else []
@@ -77,9 +80,16 @@ class Tally:
 
 
 async def synthesize(
-    plan: Plan, spool: Spool, shop: Workshop, report: Report, *, only_known: bool = False, limit: int | None = None
+    plan: Plan,
+    spool: Spool,
+    shop: Workshop,
+    report: Report,
+    *,
+    only_known: bool = False,
+    limit: int | None = None,
+    brake: Brake | None = None,
 ) -> Tally:
-    """Take every problem of the spool, or the first `limit`, to its outcome in the spool. SIGINT and SIGTERM drain the run."""
+    """Take every problem of the spool, or the first `limit`, to its outcome in the spool. SIGINT, SIGTERM and `brake` drain the run."""
     counts = spool.ingest_counts()
     total = min(spool.count_problems(), limit or sys.maxsize)
     tally = Tally(shop.meter, total=total, refused_rows=counts.rejected if counts else 0)
@@ -98,13 +108,14 @@ async def synthesize(
             loop.add_signal_handler(number, on_signal, number)
     shown = asyncio.create_task(_show(report, tally, shop))
     try:
-        with collected_rarely():
+        with collected_rarely(), (brake or Brake()).on(lambda number: loop.call_soon_threadsafe(on_signal, number)):
             await going
     except asyncio.CancelledError:
         if tally.signal is None:
             raise
     finally:
         shown.cancel()
+        tally.seconds = time.monotonic() - tally.started
         report.update(tally)
     return tally
 

@@ -43,7 +43,7 @@ def cluster() -> Iterator[Any]:
 
     with dask.config.set({"distributed.scheduler.allowed-failures": 1}):
         made = distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1", silence_logs=50
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", host="127.0.0.1", silence_logs=50
         )
         with made, distributed.Client(made) as client:
             yield client
@@ -275,7 +275,7 @@ def test_a_worker_killed_in_the_middle_of_the_search_changes_no_pair(cluster: An
     rng = np.random.default_rng(0)
     vectors = np.asarray(rng.normal(size=(3000, 6)), np.float32)
     alone = near_pairs(vectors, 0.97)
-    assert len(alone.first) > 1000
+    assert len(alone.first) > 500
     with workers_of(cluster, tmp_path) as workers:
         assert workers is not None
         killing = Killing(workers, cluster)
@@ -324,7 +324,7 @@ def test_a_cluster_without_workers_is_not_waited_for_without_end(tmp_path: Path,
     monkeypatch.setattr(module, "PATIENCE", 0.4)
     monkeypatch.setattr(module, "LOOK", 0.2)
     with (
-        distributed.LocalCluster(n_workers=0, dashboard_address=None, host="127.0.0.1", silence_logs=50) as empty,
+        distributed.LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0", host="127.0.0.1", silence_logs=50) as empty,
         distributed.Client(empty) as client,
         workers_of(client, tmp_path) as workers,
     ):

@@ -1,4 +1,4 @@
-"""How a completion, its scores or a verdict become bytes in the journal, and back: msgpack around zstd.
+"""How a completion, its scores, a reward or a verdict become bytes in the journal, and back: msgpack around zstd.
 
     ["completion", [text], finish_reason, n_tokens, prompt_tokens, [ids, low halves], [ids, high halves], scores]
 
@@ -17,10 +17,10 @@ from typing import Literal
 import msgspec
 import pyarrow as pa
 
-from tracemill.schemas.request import Completion, TokenScores
+from tracemill.schemas.request import Completion, Reward, TokenScores
 from tracemill.schemas.rows import Verdict
 
-Value = Completion | TokenScores | Verdict
+Value = Completion | Reward | TokenScores | Verdict
 
 LEVEL = 3
 """zstd level: 6 saves 8 % more of the text of maths solutions and costs two to three times the CPU time."""
@@ -55,8 +55,14 @@ class _Verdict(msgspec.Struct, array_like=True, tag="verdict"):
     how: _Blob
 
 
+class _Reward(msgspec.Struct, array_like=True, tag="reward"):
+    values: list[list[float]]
+    prompt_tokens: int
+    too_long: str | None
+
+
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(_Completion | _Scores | _Verdict)
+_decoder = msgspec.msgpack.Decoder(_Completion | _Reward | _Scores | _Verdict)
 _local = threading.local()
 
 
@@ -76,6 +82,8 @@ def encode(value: Value) -> bytes:
         )
     if isinstance(value, TokenScores):
         return _encoder.encode(_pack_scores(value, None))
+    if isinstance(value, Reward):
+        return _encoder.encode(_Reward([list(row) for row in value.values], value.prompt_tokens, value.too_long))
     return _encoder.encode(
         _Verdict(
             status=value.status,
@@ -103,6 +111,10 @@ def decode(payload: bytes, key: str) -> Value:
         )
     if isinstance(packed, _Scores):
         return _unpack_scores(packed, None)
+    if isinstance(packed, _Reward):
+        return Reward(
+            values=tuple(map(tuple, packed.values)), prompt_tokens=packed.prompt_tokens, too_long=packed.too_long
+        )
     return Verdict(
         status=packed.status,
         reason=None if packed.reason is None else _unpack_text(packed.reason),
@@ -149,24 +161,24 @@ def _unpack_top(packed: tuple[_Ids, _Ids, _Floats]) -> Top:
 
 def _pack_ids(ids: "array[int]") -> _Ids:
     halves = array("H", ids.tobytes())
-    return _pack(halves[0::2].tobytes()), _pack(halves[1::2].tobytes())
+    return pack(halves[0::2].tobytes()), pack(halves[1::2].tobytes())
 
 
 def _unpack_ids(packed: _Ids) -> "array[int]":
-    low = _unpack(packed[0])
+    low = unpack(packed[0])
     halves = array("H", bytes(2 * len(low)))
     halves[0::2] = array("H", low)
-    halves[1::2] = array("H", _unpack(packed[1]))
+    halves[1::2] = array("H", unpack(packed[1]))
     return array("i", halves.tobytes())
 
 
 def _pack_floats(values: "array[float]") -> _Floats:
     raw, width = values.tobytes(), values.itemsize
-    return tuple(_pack(raw[plane::width]) for plane in range(width))
+    return tuple(pack(raw[plane::width]) for plane in range(width))
 
 
 def _unpack_floats(packed: _Floats) -> "array[float]":
-    planes: Sequence[bytes] = [_unpack(blob) for blob in packed]
+    planes: Sequence[bytes] = [unpack(blob) for blob in packed]
     raw = bytearray(len(planes) * len(planes[0]))
     for number, plane in enumerate(planes):
         raw[number :: len(planes)] = plane
@@ -174,21 +186,23 @@ def _unpack_floats(packed: _Floats) -> "array[float]":
 
 
 def _pack_text(text: str) -> _Blob:
-    return _pack(text.encode("utf-8", "surrogatepass"))  # servers do send lone surrogates
+    return pack(text.encode("utf-8", "surrogatepass"))  # servers do send lone surrogates
 
 
 def _unpack_text(packed: _Blob) -> str:
-    return _unpack(packed).decode("utf-8", "surrogatepass")
+    return unpack(packed).decode("utf-8", "surrogatepass")
 
 
-def _pack(raw: bytes) -> _Blob:
+def pack(raw: bytes) -> _Blob:
+    """Bytes, compressed where that pays, with their length before."""
     if len(raw) < WORTH_COMPRESSING:
         return len(raw), raw
     small: bytes = _zstd().compress(raw, asbytes=True)
     return len(raw), small if len(small) < len(raw) else raw
 
 
-def _unpack(blob: _Blob) -> bytes:
+def unpack(blob: _Blob) -> bytes:
+    """The bytes that `pack` was given."""
     size, body = blob
     if len(body) == size:
         return body
