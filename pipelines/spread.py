@@ -6,6 +6,8 @@
 What is sent is narrow: how traces are read (paths and expressions) lies in a file, a piece is ids and decisions.
 """
 
+import pickle
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,9 +19,9 @@ import polars as pl
 
 from tracemill.pipelines.catalog import Plugin
 from tracemill.pipelines.choice import Choice, choose, verdicts
+from tracemill.pipelines.dask_workers import DaskWorkers, workers_of
 from tracemill.pipelines.foresee import recipes_fault
 from tracemill.pipelines.shipping import Shipped, shipped
-from tracemill.pipelines.workers import DaskWorkers, workers_of
 from tracemill.schemas.plugins import Workers
 from tracemill.synth.embed import Embedder
 
@@ -71,9 +73,15 @@ class Spread:
 
     def verdicts(self, filters: Sequence[Plugin]) -> pl.DataFrame:
         """`choice.verdicts`, in the order of the traces."""
-        call = partial(_verdicts_there, self._tables, tuple(map(shipped, filters)))
+        call = partial(_verdicts_there, self._tables, self._sent(filters))
         frame = pl.concat(list(self.each(call, self._near())), how="vertical_relaxed")
         return in_order(self._traces.select("id").collect(engine="streaming"), frame)
+
+    def _sent(self, plugins: Sequence[Plugin]) -> Path:
+        """Plug-ins with all that is bound to them, in a file: benchmarks are large, and a worker reads them once."""
+        file = self.folder / f"{secrets.token_hex(4)}.plugins"
+        file.write_bytes(pickle.dumps(tuple(map(shipped, plugins))))
+        return file
 
     def _near(self) -> list[pl.Expr]:
         """Conditions that part the traces into pieces, whole problems each."""
@@ -84,7 +92,7 @@ class Spread:
         self, selector: Plugin, engine: Embedder | None, pieces: Iterable[Piece], *, brought: bool
     ) -> Iterator[Choice]:
         """`choice.choose` of each piece."""
-        call = partial(_choice_there, self._tables, shipped(selector), engine, brought)
+        call = partial(_choice_there, self._tables, self._sent([selector]), engine, brought)
         return self.each(call, pieces)
 
     def whole(
@@ -149,15 +157,16 @@ def _rows_there(tables: Tables, call: Callable[[pl.LazyFrame], pl.LazyFrame], ne
     return call(_read(tables.traces).filter(near)).collect(engine="streaming")
 
 
-def _verdicts_there(tables: Tables, filters: Sequence[Shipped], near: pl.Expr) -> pl.DataFrame:
-    return verdicts([plugin.plugin() for plugin in filters], _read(tables.traces).filter(near))
+def _verdicts_there(tables: Tables, filters: Path, near: pl.Expr) -> pl.DataFrame:
+    return verdicts(_plugins(filters), _read(tables.traces).filter(near))
 
 
-def _choice_there(tables: Tables, selector: Shipped, engine: Embedder | None, brought: bool, piece: Piece) -> Choice:
+def _choice_there(tables: Tables, sent: Path, engine: Embedder | None, brought: bool, piece: Piece) -> Choice:
     near, frame = piece
+    [selector] = _plugins(sent)
     handed = {} if engine is None else {"engine": engine}
     traces, problems = _read(tables.traces).filter(near), _read(tables.problems).filter(near)
-    choice = choose(selector.plugin(), handed, traces, problems, frame, brought=brought)
+    choice = choose(selector, handed, traces, problems, frame, brought=brought)
     with recipes_fault(selector.name):
         return choice.collected()
 
@@ -165,3 +174,9 @@ def _choice_there(tables: Tables, selector: Shipped, engine: Embedder | None, br
 @lru_cache(maxsize=4)
 def _read(file: Path) -> pl.LazyFrame:
     return pl.LazyFrame.deserialize(file)
+
+
+@lru_cache(maxsize=4)
+def _plugins(file: Path) -> tuple[Plugin, ...]:
+    plugins: tuple[Shipped, ...] = pickle.loads(file.read_bytes())  # noqa: S301 - this build wrote it, as Dask sends calls
+    return tuple(plugin.plugin() for plugin in plugins)

@@ -15,11 +15,12 @@ import polars as pl
 import pytest
 
 from tracemill.pipelines import catalog, curate
-from tracemill.pipelines import workers as module
+from tracemill.pipelines import dask_workers as module
 from tracemill.pipelines.curate import Decisions, decide
+from tracemill.pipelines.dask_workers import DaskWorkers, workers_of
 from tracemill.pipelines.parquet import order_of
 from tracemill.pipelines.plan import Plan, resolve
-from tracemill.pipelines.workers import DaskWorkers, workers_of
+from tracemill.schemas.benchmarks import Benchmark, Benchmarks, Item
 from tracemill.schemas.errors import EngineLost, RecipeError
 from tracemill.schemas.plugins import Workers
 from tracemill.schemas.recipe import EmbedderTable, parse_recipe
@@ -43,9 +44,14 @@ def cluster() -> Iterator[Any]:
 
     with dask.config.set({"distributed.scheduler.allowed-failures": 1}):
         made = distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", host="127.0.0.1", silence_logs=50
+            n_workers=2,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address="127.0.0.1:0",
+            host="127.0.0.1",
+            silence_logs=50,
         )
-        with made, distributed.Client(made) as client:
+        with made, distributed.Client(made, set_as_default=False) as client:
             yield client
 
 
@@ -109,11 +115,17 @@ def planned(folder: Path, *select: dict[str, Any], filters: Any = (), encoder: b
     }
     plan = resolve(parse_recipe(table), given=True, runtime=folder)
     steps = parse_recipe({**table, "select": list(select)}).select
+    items = [Item("exam", str(i), "question", f"What is {i} plus {2 * i % 7} and {i} more of these?") for i in range(9)]
+    exam = Benchmarks({"exam": Benchmark(name="exam", items=items, rows=9, sha256="", revision=None)})
     embedder = None
     if encoder:
         cache = folder / f"vectors-{time.monotonic_ns()}"
         embedder = open_embedder(EmbedderTable(name=str(MODEL)), runtime=folder, cache=cache)
-    return replace(plan, selectors=tuple(catalog.find("selectors", step) for step in steps), embedder=embedder)
+    return replace(
+        plan,
+        selectors=tuple(catalog.find("selectors", step).with_benchmarks(exam) for step in steps),
+        embedder=embedder,
+    )
 
 
 def raw(frame: pl.DataFrame) -> bytes:
@@ -125,6 +137,7 @@ def assert_same(one: Decisions, other: Decisions) -> None:
     assert one.frame.schema == other.frame.schema
     assert raw(one.frame) == raw(other.frame)
     assert one.facts == other.facts
+    assert one.summaries == other.summaries
     assert one.tables.keys() == other.tables.keys()
     for name in one.tables:
         a, b = (tables[name].collect() for tables in (one.tables, other.tables))
@@ -137,6 +150,7 @@ SELECTORS: dict[str, list[dict[str, Any]]] = {
     "baseline": [{"kind": "longest", "percent": 30.0}, {"kind": "random", "k": 40}],
     "budget": [{"tokens": 900}, {"tokens": 90, "per": ["problem_id"], "rule": "greedy"}],
     "cisc": [{"confidence": "sure"}],
+    "decontaminate": [{"columns": ["question"]}],
     "distinct": [{"by": ["content", "answer"]}],
     "exact_target": [{"rows": 50, "by": "difficulty", "histogram": {"easy": 0.5, "hard": 0.5}, "median": 35}],
     "keep": [{"k": 2}, {"k": 1, "per": ["difficulty", "answer"]}, {"prefer": "central", "correct_only": False}],
@@ -146,6 +160,7 @@ SELECTORS: dict[str, list[dict[str, Any]]] = {
     "select2reason": [{"percent": 25.0}, {"k": 20, "length": "words"}],
     "semantic_dedup": [{"vectors": "vector", "threshold": 0.9}, {"vectors": "vector", "order": "shortest"}],
     "semdedup": [{"vectors": "vector", "n_clusters": 3}, {"vectors": "vector", "against": "kept"}],
+    "standardize": [{"column": "n_tokens", "into": "z", "per": ["difficulty"]}],
     "stratified": [{"by": ["difficulty"], "each": 20}],
     "veccisc": [{"vectors": "vector", "confidence": "sure"}],
 }
@@ -164,7 +179,8 @@ def test_two_workers_choose_the_rows_that_one_process_chooses(
     traces, problems = pool(tmp_path)
     plan = planned(tmp_path, {"use": name, **options}, filters=[{"use": "correct"}] if name == "budget" else [])
     alone = decide(plan, traces, problems)
-    assert 0 < alone.chosen.height < PROBLEMS * EACH, "nothing is told by a pool of which all or none is taken"
+    least = name == "standardize"  # it takes all of them
+    assert 0 < alone.chosen.height < PROBLEMS * EACH + least, "nothing is told by a pool of which all or none is taken"
     assert_same(alone, decide(plan, traces, problems, client=cluster, folder=tmp_path))
     assert not list(tmp_path.glob("spread-*"))
 
@@ -175,7 +191,21 @@ def test_one_after_another_and_in_any_order_of_the_table(cluster: Any, tmp_path:
     plan = planned(tmp_path, *steps, filters=[{"use": "correct"}])
     assert_same(decide(plan, traces, problems), decide(plan, traces, problems, client=cluster))
     mixed = traces.collect().sample(fraction=1, shuffle=True, seed=3).lazy()
+    assert decide(plan, mixed, problems).frame["id"].equals(mixed.collect()["id"])
     assert_same(decide(plan, mixed, problems), decide(plan, mixed, problems, client=cluster))
+
+
+def test_a_filter_is_sent_with_the_benchmarks_that_it_holds(cluster: Any, tmp_path: Path):
+    traces, problems = pool(tmp_path)
+    plan = planned(tmp_path, {"use": "keep"})
+    held = planned(tmp_path, {"use": "decontaminate", "columns": ["question"]}).selectors[0].call.keywords["benchmarks"]
+    step = parse_recipe(
+        {"name": "f", "source": {"path": "x"}, "filters": [{"use": "contaminated", "column": "question"}]}
+    ).filters[0]
+    plan = replace(plan, filters=(catalog.find("filters", step).with_benchmarks(held),))
+    alone = decide(plan, traces, problems)
+    assert "filter:contaminated" in alone.frame["stage"].to_list()
+    assert_same(alone, decide(plan, traces, problems, client=cluster))
 
 
 def test_no_rows_at_all_are_chosen_from_by_both(cluster: Any, tmp_path: Path):
@@ -324,8 +354,10 @@ def test_a_cluster_without_workers_is_not_waited_for_without_end(tmp_path: Path,
     monkeypatch.setattr(module, "PATIENCE", 0.4)
     monkeypatch.setattr(module, "LOOK", 0.2)
     with (
-        distributed.LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0", host="127.0.0.1", silence_logs=50) as empty,
-        distributed.Client(empty) as client,
+        distributed.LocalCluster(
+            n_workers=0, dashboard_address="127.0.0.1:0", host="127.0.0.1", silence_logs=50
+        ) as empty,
+        distributed.Client(empty, set_as_default=False) as client,
         workers_of(client, tmp_path) as workers,
     ):
         assert workers is not None

@@ -92,12 +92,10 @@ class DaskWorkers:
 
     def _wait(self, future: "Future") -> None:
         """Return when the future is done; raises where nobody is there to do it."""
-        import distributed
-
         alone = 0.0
         while not future.done():
             with suppress(TimeoutError):
-                distributed.wait([future], timeout=LOOK)
+                future.exception(timeout=LOOK)  # returned and not raised, here
                 return
             alone = 0.0 if self._threads() else alone + LOOK
             if alone >= PATIENCE:
