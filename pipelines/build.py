@@ -105,7 +105,7 @@ def build(
             staged = stage(_records(spool, tally), work / "staged", plan.columns, plan.own_tables)
             _all_there(staged, spool, why_partial)
             report.step("filtering and selecting")
-            decisions = decide(plan, staged.traces.scan(), staged.problems.scan(), client=client)
+            decisions = decide(plan, staged.traces.scan(), staged.problems.scan(), client=client, folder=work)
             report.step("committing")
             dataset, shared = _commit(plan, store, spool, shop, staged, decisions, taken, tally, why_partial)
             staged.remove()
