@@ -64,7 +64,7 @@ def _mark(keeps: Sequence[Plugin], schema: Mapping[str, Any]) -> str:
 def _schemas(plan: Plan, spool: Spool) -> dict[int, dict[str, Any]]:
     """The columns that problem filters see, by source."""
     found: dict[int, dict[str, set[type]]] = {}
-    for problem in spool.problems():
+    for problem in spool.problems(of_all_shards=True):  # the types of columns are the same for every shard
         if plan.keeps[problem.source_index]:
             columns = found.setdefault(problem.source_index, {})
             for name, value in outcomes.problem_columns(problem).items():

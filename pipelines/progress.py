@@ -172,6 +172,7 @@ def snapshot(tally: Tally) -> dict[str, Any]:
         "elapsed_seconds": elapsed,
         "eta_seconds": left * elapsed / fresh if fresh else None,
         "reasons": dict(tally.reasons.most_common(20)),
+        "longest_open": [[problem_id, round(seconds, 1)] for problem_id, seconds in tally.longest()],
         "stopped": tally.stopped,
     }
 

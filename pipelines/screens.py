@@ -32,6 +32,7 @@ def built_lines(built: "Built") -> Iterator[str]:
     yield f"samples   {meter.samples_new:,} new ({meter.tokens_new:,} tokens), {meter.samples_replayed:,} replayed"
     if built.why_partial:
         yield f"partial   {built.why_partial}"
+    yield from (f"note      {note}" for note in built.notes)
     yield from _shared_lines(built.shared)
     yield f"version   {built.dataset}"
     yield f"path      {built.dataset.path}"

@@ -42,11 +42,23 @@ class IngestCounts:
 class Spool:
     """Problems in, outcomes out. Opening it starts a run: `outcomes` gives what this run put or got."""
 
-    def __init__(self, path: Path, *, queue_bytes: int = 64 << 20) -> None:
-        """`queue_bytes` is how much outcome may wait for the disk before `put_outcome` waits too."""
+    def __init__(
+        self,
+        path: Path,
+        *,
+        queue_bytes: int = 64 << 20,
+        problems: Path | None = None,
+        shard: tuple[int, int] | None = None,
+    ) -> None:
+        """`queue_bytes` is how much outcome may wait for the disk before `put_outcome` waits too.
+
+        A shard (number, of how many) has its problems in the file `problems`, which it only reads, and its outcomes in `path`.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         self._writer = OutcomeWriter(path, queue_bytes)
         self._read = connect(path)
+        self._problems = self._read if problems is None else connect(problems)
+        self._mine = "" if shard is None else f" AND {_shard_number(shard[1])} = {shard[0]}"
         self._reading = threading.Lock()
         with self._writer.transaction() as db:
             db.execute("DELETE FROM touched")
@@ -89,18 +101,24 @@ class Spool:
         return counts
 
     def count_problems(self) -> int:
-        return self._one("SELECT count(*) FROM problems")[0]  # type: ignore[index, no-any-return]
+        """Of the whole recipe, or of the shard that this is the spool of."""
+        query = f"SELECT count(*) FROM problems WHERE true{self._mine}"  # noqa: S608 - numbers only
+        return self._one(query, db=self._problems)[0]  # type: ignore[index, no-any-return]
 
-    def problems(self) -> Iterator[Problem]:
-        """All problems in the order of `draw(problem_id)`, one at a time.
+    def problems(self, *, of_all_shards: bool = False) -> Iterator[Problem]:
+        """All problems, or those of the shard, in the order of `draw(problem_id)`, one at a time.
 
         No read transaction stays open between two of them, so a build of days does not make the write-ahead log grow.
         """
-        query = "SELECT draw, problem_id, seq FROM problems WHERE (draw, problem_id) > (?, ?) ORDER BY draw, problem_id LIMIT ?"
+        mine = "" if of_all_shards else self._mine
+        query = (
+            f"SELECT draw, problem_id, seq FROM problems WHERE (draw, problem_id) > (?, ?){mine} "  # noqa: S608 - numbers only
+            "ORDER BY draw, problem_id LIMIT ?"
+        )
         last: tuple[int, str] = (-(1 << 63), "")
-        while page := self._all(query, (*last, _PAGE)):
+        while page := self._all(query, (*last, _PAGE), db=self._problems):
             for _, _, seq in page:
-                row = self._one("SELECT payload FROM problems WHERE seq = ?", (seq,))
+                row = self._one("SELECT payload FROM problems WHERE seq = ?", (seq,), db=self._problems)
                 if row is not None:
                     yield _problem_decoder.decode(unpack(row[0]))
             last = page[-1][:2]
@@ -108,9 +126,10 @@ class Spool:
     def source_rejections(self) -> Iterator[SourceRejection]:
         """Rows that became no problem, in source order."""
         last = 0
-        while page := self._all("SELECT seq FROM source_rejections WHERE seq > ? ORDER BY seq LIMIT ?", (last, _PAGE)):
+        query = "SELECT seq FROM source_rejections WHERE seq > ? ORDER BY seq LIMIT ?"
+        while page := self._all(query, (last, _PAGE), db=self._problems):
             for (seq,) in page:
-                row = self._one("SELECT payload FROM source_rejections WHERE seq = ?", (seq,))
+                row = self._one("SELECT payload FROM source_rejections WHERE seq = ?", (seq,), db=self._problems)
                 if row is not None:
                     yield _rejection_decoder.decode(unpack(row[0]))
             last = page[-1][0]
@@ -153,12 +172,27 @@ class Spool:
         self._writer.flush()
         return self._one("SELECT count(*) FROM touched")[0]  # type: ignore[index, no-any-return]
 
+    def adopt(self, path: Path) -> None:
+        """Take over the outcomes in a shard's spool, in place of older ones of the same problems; it stays as it is."""
+        connect(path).close()  # one of another version is made anew, empty
+        self._writer.adopt(path)
+
+    def without_outcome(self, shards: int) -> dict[int, tuple[int, int]]:
+        """For each of `shards` shards: problems without an outcome in this run, and problems in all; those with none lacking left out."""
+        self._writer.flush()
+        query = (
+            f"SELECT {_shard_number(shards)} AS shard, sum(t.problem_id IS NULL) AS lacking, count(*) "  # noqa: S608 - numbers only
+            "FROM problems LEFT JOIN touched AS t USING (problem_id) GROUP BY shard HAVING lacking > 0 ORDER BY shard"
+        )
+        return {shard: (lacking, total) for shard, lacking, total in self._all(query, ())}
+
     def close(self) -> None:
         """Write what waits and let go of the file; safe to call twice."""
         try:
             self._writer.close()
         finally:
             self._read.close()
+            self._problems.close()
 
     def __enter__(self) -> "Spool":
         return self
@@ -169,16 +203,23 @@ class Spool:
     # ---- queries
 
     def _fact(self, name: str) -> str | None:
-        row = self._one("SELECT value FROM facts WHERE name = ?", (name,))
+        row = self._one("SELECT value FROM facts WHERE name = ?", (name,), db=self._problems)
         return str(row[0]) if row else None
 
-    def _one(self, query: str, values: tuple[Any, ...] = ()) -> tuple[Any, ...] | None:
+    def _one(
+        self, query: str, values: tuple[Any, ...] = (), db: sqlite3.Connection | None = None
+    ) -> tuple[Any, ...] | None:
         with self._reading:
-            return self._read.execute(query, values).fetchone()  # type: ignore[no-any-return]
+            return (db or self._read).execute(query, values).fetchone()  # type: ignore[no-any-return]
 
-    def _all(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    def _all(self, query: str, values: tuple[Any, ...], db: sqlite3.Connection | None = None) -> list[tuple[Any, ...]]:
         with self._reading:
-            return self._read.execute(query, values).fetchall()
+            return (db or self._read).execute(query, values).fetchall()
+
+
+def _shard_number(count: int) -> str:
+    """`shard_of` in SQL: draws are stored less 2**63, and SQLite's remainder has the sign of what it divides."""
+    return f"((draw % {count} + {count}) % {count} + {(1 << 63) % count}) % {count}"
 
 
 def _insert(db: sqlite3.Connection, seq: int, row: SourceProblem | SourceRejection) -> None:

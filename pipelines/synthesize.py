@@ -6,6 +6,7 @@ run goes on; a lost backend stops the run, to be resumed from the journal.
 """
 
 import asyncio
+import hashlib
 import itertools
 import signal
 import sys
@@ -25,6 +26,7 @@ from tracemill.schemas.errors import DiskFull, EngineLost, LawBroken, RecipeErro
 from tracemill.schemas.rows import Problem, draw
 from tracemill.synth.engine import Meter, Workshop
 from tracemill.synth.gate import Stopped
+from tracemill.synth.journal import Failure
 
 HELD = 2 << 30
 """Bytes of completions that open problems may hold before no further problem is taken up."""
@@ -61,9 +63,16 @@ class Tally:
     """What the backends want a person to see now."""
     turn: str | None = None
     """Which of several passes over the problems this is, where weights are loaded one after another."""
+    opened: dict[str, float] = field(default_factory=dict)
+    """Problems that are open, and since when by the monotonic clock; the longest first."""
     waiting: int = 0
     """Problems that came as far as the loaded weights bring them, and wait for others."""
     started: float = field(default_factory=time.monotonic)
+
+    def longest(self, most: int = 3) -> list[tuple[str, float]]:
+        """The problems that have been open longest, and for how many seconds."""
+        now = time.monotonic()
+        return [(problem_id, now - since) for problem_id, since in itertools.islice(self.opened.items(), most)]
 
     def turn_note(self) -> list[str]:
         return [f"{self.turn}: {self.done + self.waiting:,} of {self.total:,} problems"] if self.turn else []
@@ -77,13 +86,23 @@ class Tally:
 
 
 async def synthesize(
-    plan: Plan, spool: Spool, shop: Workshop, report: Report, *, only_known: bool = False, limit: int | None = None
+    plan: Plan,
+    spool: Spool,
+    shop: Workshop,
+    report: Report,
+    *,
+    only_known: bool = False,
+    limit: int | None = None,
+    share_failures: bool = False,
 ) -> Tally:
-    """Take every problem of the spool, or the first `limit`, to its outcome in the spool. SIGINT and SIGTERM drain the run."""
+    """Take every problem of the spool, or the first `limit`, to its outcome in the spool. SIGINT and SIGTERM drain the run.
+
+    `share_failures`: what fails is told to other machines by way of the journal, or, where nothing is sampled, taken from there.
+    """
     counts = spool.ingest_counts()
     total = min(spool.count_problems(), limit or sys.maxsize)
     tally = Tally(shop.meter, total=total, refused_rows=counts.rejected if counts else 0)
-    run = Run(plan, spool, shop, tally, only_known)
+    run = Run(plan, spool, shop, tally, only_known, share_failures)
     loop = asyncio.get_running_loop()
     going = asyncio.create_task(run.go_all())
 
@@ -126,6 +145,7 @@ class Run:
     tally: Tally
     only_known: bool = False
     """Sample nothing: take what the journal implies and leave the rest (`--partial`)."""
+    share_failures: bool = False
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _prefix: "Prefix" = field(init=False)
     _filters: ProblemFilters = field(init=False)
@@ -220,6 +240,7 @@ class Run:
 
     async def _one(self, index: int, problem: Problem) -> None:
         self.tally.open += 1
+        self.tally.opened[problem.problem_id] = time.monotonic()
         try:
             record = await self._record(problem)
         except Stopped:
@@ -232,6 +253,7 @@ class Run:
             await self._keep(index, problem, record)
         finally:
             self.tally.open -= 1
+            self.tally.opened.pop(problem.problem_id, None)
             self._wake.set()
 
     def _notice(self, task: asyncio.Task[None]) -> None:
@@ -255,17 +277,21 @@ class Run:
             record = outcomes.filtered(problem, *verdict)
             payload = outcomes.encode(record)
         else:
-            record, payload = await self._worked(problem)
+            record, payload = await self._worked(problem, key)
         await self.spool.put_outcome(problem.problem_id, key, payload)
         return record
 
-    async def _worked(self, problem: Problem) -> tuple[Record, bytes]:
+    async def _worked(self, problem: Problem, key: str) -> tuple[Record, bytes]:
         """What the method makes of a problem, or what it raised. The one place where everything is caught."""
         engine = self.shop.engine(problem)
         try:
             record = await outcomes.work(self.plan, problem, engine)
             return record, outcomes.encode(record)
-        except (Stopped, EngineLost, RecipeError, LawBroken, DiskFull):
+        except Stopped:
+            if (known := await self._failed_elsewhere(problem, key)) is None:
+                raise
+            return known, outcomes.encode(known)
+        except (EngineLost, RecipeError, LawBroken, DiskFull):
             raise
         except asyncio.CancelledError as failure:
             if (task := asyncio.current_task()) is None or task.cancelling():
@@ -275,7 +301,17 @@ class Run:
             record = outcomes.failed(problem, failure)
         finally:
             self.shop.held -= engine.held
+        if self.share_failures and not self.only_known:
+            await self.shop.journal.put(_failure_key(key), Failure(record.reason or ""))
         return record, outcomes.encode(record)
+
+    async def _failed_elsewhere(self, problem: Problem, key: str) -> Record | None:
+        """What another machine's journal says of a problem that it could not finish, in a run that samples nothing."""
+        if not (self.share_failures and self.only_known):
+            return None
+        name = _failure_key(key)
+        failure = (await self.shop.journal.get([name])).get(name)
+        return Record(problem, "failed", failure.reason) if isinstance(failure, Failure) else None
 
     async def _keep(self, index: int, problem: Problem, record: Record) -> None:
         tally = self.tally
@@ -313,6 +349,11 @@ class Run:
         await asyncio.sleep(seconds)
         self._prefix.close()
         self.stop(f"budget.{name} is reached")
+
+
+def _failure_key(outcome_key: str) -> str:
+    """Under which name the journal has the failure of one problem under one synthesis."""
+    return hashlib.sha256(f"failure {outcome_key}".encode()).hexdigest()
 
 
 class Prefix:
