@@ -50,8 +50,17 @@ def refuse_together(*, partial: bool, shard: str | None, workers: int | None, sc
         raise RecipeError(f"--partial and {'--shard' if shard else spread[0]}: use `tracemill build RECIPE --partial`")
 
 
-def build_one(recipe: str, store: Path, overrides: list[str] | None, shard: str, *, as_json: bool, quiet: bool) -> None:
-    """Sample one shard and say so."""
+def build_one(
+    recipe: str,
+    store: Path,
+    overrides: list[str] | None,
+    shard: str,
+    *,
+    as_json: bool,
+    quiet: bool,
+    patience: float = 0.0,
+) -> None:
+    """Sample one shard and say so; `patience` as in `build_shard`."""
     with errors(as_json=as_json):
         from tracemill.pipelines.shard_work import Shard
         from tracemill.pipelines.shards import build_shard
@@ -60,7 +69,7 @@ def build_one(recipe: str, store: Path, overrides: list[str] | None, shard: str,
         work = part.folder(place.work_folder(read.name))
         report = report_for(work, f"{read.name}, shard {part}", plain=as_json, quiet=quiet)
         try:
-            done = build_shard(read, place, part, report=report)
+            done = build_shard(read, place, part, report=report, patience=patience)
         finally:
             report.close()
         if as_json:
@@ -106,7 +115,7 @@ def build_all(
         read, place = found_recipe(recipe, overrides), opened_store(store)
         report = report_for(place.work_folder(read.name), read.name, plain=as_json, quiet=quiet)
         try:
-            built = spread(read, place, workers=workers or 0, scheduler=scheduler, report=report)
+            built = spread(read, place, workers=workers or 0, scheduler=scheduler, report=report, called=recipe)
         finally:
             report.close()
         conclude(built, as_json=as_json, quiet=quiet)

@@ -88,14 +88,15 @@ class Lines(Report):
 
     def __init__(self, stream: TextIO, *, between: float = 10.0) -> None:
         self._stream, self._between = stream, between
-        self._last = 0.0
+        self._last, self._whole = 0.0, False
 
     def step(self, name: str) -> None:
         self._say(name)
 
     def update(self, tally: Tally) -> None:
-        if time.monotonic() - self._last >= self._between or tally.done == tally.total:
-            self._last = time.monotonic()
+        whole = tally.done == tally.total
+        if time.monotonic() - self._last >= self._between or (whole and not self._whole):
+            self._last, self._whole = time.monotonic(), whole
             self._say(line(tally))
             for note in tally.notes:
                 self._say(note)
@@ -174,6 +175,7 @@ def snapshot(tally: Tally) -> dict[str, Any]:
         "reasons": dict(tally.reasons.most_common(20)),
         "longest_open": [[problem_id, round(seconds, 1)] for problem_id, seconds in tally.longest()],
         "stopped": tally.stopped,
+        "shards": tally.shards,
     }
 
 

@@ -10,6 +10,7 @@ import fcntl
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,24 +77,38 @@ def locked_work(work: Path, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def locked_shard(work: Path, name: str, shard: Shard) -> Iterator[Path]:
-    """Hold the lock of one shard, beside other shards of the same number of them; gives its folder."""
+def locked_shard(work: Path, name: str, shard: Shard, patience: float = 0.0) -> Iterator[Path]:
+    """Hold the lock of one shard, beside other shards of the same number of them; gives its folder.
+
+    Waits `patience` seconds for a process that has it and may be about to end.
+    """
     place = shard.folder(work)
     with (work / "lock").open("a+b") as all_of_it, (place / "lock").open("a+b") as own:
         try:
             fcntl.flock(all_of_it, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             raise LockHeld(f"a build of {name!r} is running in this store; its shards wait until it is done") from None
-        try:
-            fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LockHeld(f"shard {shard} of {name!r} is running in this store already; wait for it") from None
+        if not _locked_within(own.fileno(), patience):
+            raise LockHeld(f"shard {shard} of {name!r} is running in this store already; wait for it")
         if others := [str(other) for other, alive in shards_here(work) if alive and other.of != shard.of]:
             raise LockHeld(
                 f"shard {shard} of {name!r} would sample again what shards of another number of them are at: "
                 f"{', '.join(others)} run in this store; wait for them"
             )
         yield place
+
+
+def _locked_within(fd: int, patience: float) -> bool:
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.1)
+        else:
+            return True
 
 
 @contextmanager

@@ -70,18 +70,24 @@ class ShardDone:
 
 
 def build_shard(
-    recipe: Recipe, store: Store, shard: Shard, *, reply: Reply | None = None, report: Report | None = None
+    recipe: Recipe,
+    store: Store,
+    shard: Shard,
+    *,
+    reply: Reply | None = None,
+    report: Report | None = None,
+    patience: float = 0.0,
 ) -> ShardDone:
     """Answer the problems of one shard, or go on where the last run stopped; the samples are in the journal when it returns.
 
-    Raises what `build` raises, LockHeld where the shard runs already, and SegmentsLost where samples did not get to where they
+    Raises what `build` raises, LockHeld where the shard runs already and does not end in `patience` seconds, and SegmentsLost where samples did not get to where they
     are shared.
     """
     report = report or Report()
     plan = resolve(recipe, runtime=store.engines_folder, vectors=store.vectors_folder, reply=reply)
     check_shards(plan)
     work = store.work_folder(recipe.name)
-    with locked_shard(work, recipe.name, shard) as place:
+    with locked_shard(work, recipe.name, shard, patience) as place:
         report.step("reading problems")
         with alone_with_problems(work), Spool(work / "spool.sqlite") as whole:
             read_problems(plan, store, whole, report)

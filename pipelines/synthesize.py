@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from tracemill.pipelines import outcomes
 from tracemill.pipelines.collector import collected_rarely
@@ -65,6 +66,8 @@ class Tally:
     """Which of several passes over the problems this is, where weights are loaded one after another."""
     opened: dict[str, float] = field(default_factory=dict)
     """Problems that are open, and since when by the monotonic clock; the longest first."""
+    shards: list[dict[str, Any]] = field(default_factory=list)
+    """Of a run that is spread over workers: how far the shards are that run now."""
     waiting: int = 0
     """Problems that came as far as the loaded weights bring them, and wait for others."""
     started: float = field(default_factory=time.monotonic)

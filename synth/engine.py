@@ -204,7 +204,7 @@ class ProblemEngine:
             return known
         async with self.shop.gate(asked, adapter).entered():
             scores = await _unless_refused(asked.backend_of(adapter).score(request))
-        await self.shop.journal.put(request.key, scores)
+        await self.shop.journal.put(request.key, scores, request)
         return scores
 
     async def judge(
@@ -319,7 +319,7 @@ class ProblemEngine:
         meter = self.shop.meter
         async with self.shop.gate(role, request.adapter).entered():
             completion = _counted(role, await _unless_refused(role.backend_of(request.adapter).complete(request)))
-            await self.shop.journal.put(request.key, completion)
+            await self.shop.journal.put(request.key, completion, request)
         meter.samples_new += 1
         meter.tokens_new += completion.n_tokens
         meter.truncated += completion.truncated

@@ -551,7 +551,7 @@ async def test_a_segment_of_a_newer_format_is_refused_by_name(tmp_path: Path) ->
         db.execute("PRAGMA journal_mode = DELETE")
         db.execute(f"PRAGMA user_version = {segment_module.VERSION + 1}")
     db.close()
-    with pytest.raises(RecipeError, match=rf"{segment.name} has format 2; .* format 1.*Upgrade tracemill"):
+    with pytest.raises(RecipeError, match=rf"{segment.name} has format 3; .* formats 1 to 2.*Upgrade tracemill"):
         Journal(tmp_path)
 
 

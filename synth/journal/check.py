@@ -21,7 +21,7 @@ class Checked:
 
 
 def check(folder: Path) -> Iterator[Checked]:
-    """Every segment of the journal in `folder`: SQLite's own integrity check, and the checksum of every entry.
+    """Every segment of the journal in `folder`: SQLite's own integrity check, the checksum of every entry, every request.
 
     Segments that a running build appends to are read as far as they go.
     """
@@ -33,7 +33,7 @@ def check(folder: Path) -> Iterator[Checked]:
                 yield Checked(file, 0, str(error))
             continue
         try:
-            yield Checked(file, segment.count(), segment.integrity() or _first_bad(segment))
+            yield Checked(file, segment.count(), segment.integrity() or _first_bad(segment) or _first_wrong(segment))
         except (TracemillError, sqlite3.Error) as error:
             yield Checked(file, 0, str(error))
         finally:
@@ -43,6 +43,11 @@ def check(folder: Path) -> Iterator[Checked]:
 def _first_bad(segment: Segment) -> str:
     bad = list(segment.damaged_entries())
     return f"{len(bad):,} entries fail their checksum; the first is {bad[0]}" if bad else ""
+
+
+def _first_wrong(segment: Segment) -> str:
+    wrong = list(segment.wrong_requests())
+    return f"{len(wrong):,} requests do not hash to their key; the first is {wrong[0]}" if wrong else ""
 
 
 def leftovers(folder: Path, *, remove: bool) -> Iterator[tuple[Path, str, int]]:

@@ -166,24 +166,24 @@ def _unpack_top(packed: tuple[_Ids, _Ids, _Floats]) -> Top:
 
 def _pack_ids(ids: "array[int]") -> _Ids:
     halves = array("H", ids.tobytes())
-    return _pack(halves[0::2].tobytes()), _pack(halves[1::2].tobytes())
+    return pack(halves[0::2].tobytes()), pack(halves[1::2].tobytes())
 
 
 def _unpack_ids(packed: _Ids) -> "array[int]":
-    low = _unpack(packed[0])
+    low = unpack(packed[0])
     halves = array("H", bytes(2 * len(low)))
     halves[0::2] = array("H", low)
-    halves[1::2] = array("H", _unpack(packed[1]))
+    halves[1::2] = array("H", unpack(packed[1]))
     return array("i", halves.tobytes())
 
 
 def _pack_floats(values: "array[float]") -> _Floats:
     raw, width = values.tobytes(), values.itemsize
-    return tuple(_pack(raw[plane::width]) for plane in range(width))
+    return tuple(pack(raw[plane::width]) for plane in range(width))
 
 
 def _unpack_floats(packed: _Floats) -> "array[float]":
-    planes: Sequence[bytes] = [_unpack(blob) for blob in packed]
+    planes: Sequence[bytes] = [unpack(blob) for blob in packed]
     raw = bytearray(len(planes) * len(planes[0]))
     for number, plane in enumerate(planes):
         raw[number :: len(planes)] = plane
@@ -191,21 +191,23 @@ def _unpack_floats(packed: _Floats) -> "array[float]":
 
 
 def _pack_text(text: str) -> _Blob:
-    return _pack(text.encode("utf-8", "surrogatepass"))  # servers do send lone surrogates
+    return pack(text.encode("utf-8", "surrogatepass"))  # servers do send lone surrogates
 
 
 def _unpack_text(packed: _Blob) -> str:
-    return _unpack(packed).decode("utf-8", "surrogatepass")
+    return unpack(packed).decode("utf-8", "surrogatepass")
 
 
-def _pack(raw: bytes) -> _Blob:
+def pack(raw: bytes) -> _Blob:
+    """Bytes, compressed where that pays, with their length before."""
     if len(raw) < WORTH_COMPRESSING:
         return len(raw), raw
     small: bytes = _zstd().compress(raw, asbytes=True)
     return len(raw), small if len(small) < len(raw) else raw
 
 
-def _unpack(blob: _Blob) -> bytes:
+def unpack(blob: _Blob) -> bytes:
+    """The bytes that `pack` was given."""
     size, body = blob
     if len(body) == size:
         return body

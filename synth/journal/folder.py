@@ -3,8 +3,10 @@
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tracemill.schemas.errors import DiskFull, RecipeError
+from tracemill.synth.journal.asked import Row, fields_of, key_of
 from tracemill.synth.journal.files import (
     MERGING,
     OWN,
@@ -20,7 +22,7 @@ from tracemill.synth.journal.files import (
     wal,
 )
 from tracemill.synth.journal.merge import Merge, choose
-from tracemill.synth.journal.segment import Segment, explained
+from tracemill.synth.journal.segment import Entry, Segment, explained
 
 
 class Folder:
@@ -29,9 +31,10 @@ class Folder:
     `lookup` may be called from several threads, `append` from one.
     """
 
-    def __init__(self, path: Path | None, mark: str = "") -> None:
+    def __init__(self, path: Path | None, mark: str = "", *, housekeeping: bool = True) -> None:
         self._path = path
         self._mark = mark
+        self._housekeeping = housekeeping
         self._turn = threading.Lock()  # connections are used by one thread at a time
         self._own: Segment | None = None
         self._lock: FileLock | None = None
@@ -69,6 +72,8 @@ class Folder:
 
     def _tidy(self, path: Path) -> None:
         """Begin to merge, in a thread, where there is anything to merge and none is at it."""
+        if not self._housekeeping:
+            return
         sealed = [s.path for s in self._readers if s.mode == "sealed" and s.path is not None]
         if self._merge is not None and self._merge.busy:
             return
@@ -117,7 +122,22 @@ class Folder:
                         found[key] = stored
         return found
 
-    def append(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
+    def asked_for(self, keys: Sequence[bytes]) -> dict[bytes, dict[str, Any]]:
+        """All fields of the requests with these keys, where a segment keeps them; proven by their key."""
+        found: dict[bytes, dict[str, Any]] = {}
+        with self._turn:
+            for segment in self._readers:
+                for key, row in segment.asked_for(keys).items():
+                    fields = None if key in found else whole(segment, row)
+                    if fields is not None and key_of(fields) == key.hex():
+                        found[key] = fields
+        return found
+
+    def segments(self) -> list[Segment]:
+        """The segments that are open, oldest first. For one thread, with housekeeping off and nobody appending."""
+        return sorted(self._readers, key=lambda segment: segment.name)
+
+    def append(self, entries: Sequence[Entry]) -> None:
         """Durable when this returns. Raises DiskFull, after which nothing of `entries` is there."""
         if self._path is None:
             with self._turn:
@@ -194,6 +214,14 @@ def recover(folder: Path) -> None:
         for file in sorted(folder.glob(f"*{SUFFIX}")):
             if segment := _open_segment(file):
                 segment.close()
+
+
+def whole(segment: Segment, row: Row) -> dict[str, Any] | None:
+    """All fields of a request that a segment keeps; None where a part is missing or damaged."""
+    try:
+        return fields_of(row, segment.part)
+    except (KeyError, RecipeError):
+        return None
 
 
 def _open_segment(file: Path) -> Segment | None:

@@ -1,4 +1,4 @@
-"""All that a model ever said, and every verdict, by the hash of the request it answers. What is here is never asked again.
+"""All that a model ever said and what it was asked, and every verdict, by the hash of the request. What is here is never asked again.
 
     put ──▶ queue ──▶ writer thread: one transaction for all that waits ──▶ own segment      <store>/.journal/*.sqlite
     get ──▶ queue ──▶ reader thread: one SELECT for all that waits ◀── every segment
@@ -12,7 +12,7 @@ import asyncio
 import copy
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,10 +20,11 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from tracemill.schemas.errors import TracemillError
-from tracemill.schemas.request import Completion, TokenScores
+from tracemill.schemas.request import Completion, Request, TokenScores
+from tracemill.synth.journal.asked import take_apart
 from tracemill.synth.journal.codec import Value, decode, encode
 from tracemill.synth.journal.folder import Folder
-from tracemill.synth.journal.segment import AT_ONCE, payload_of
+from tracemill.synth.journal.segment import AT_ONCE, Entry, payload_of
 
 QUEUED_BYTES = 64 << 20
 """What may wait to be written, and at most so much goes into one transaction; further writers wait for room."""
@@ -45,12 +46,13 @@ class JournalStats:
 class Journal:
     """Completions, scores and verdicts by key: `get` and `put` for the event loop, `read` for everybody else."""
 
-    def __init__(self, folder: Path | None = None, *, mark: str = "") -> None:
+    def __init__(self, folder: Path | None = None, *, mark: str = "", housekeeping: bool = True) -> None:
         """Open the journal in `folder`, or one in memory. RecipeError: not writable, not local, damaged, too new.
 
-        `mark` ends the names of the segments that this process writes.
+        `mark` ends the names of the segments that this process writes; `housekeeping=False` leaves the set of segments as it
+        is, for whoever looks and does not build.
         """
-        self._folder = Folder(folder, mark)
+        self._folder = Folder(folder, mark, housekeeping=housekeeping)
         self._closed = False
         self._lookups = _Batcher("journal-reader", self._answer, KEYS_AT_ONCE)
         self._writes = _Batcher("journal-writer", self._write, QUEUED_BYTES)
@@ -59,9 +61,9 @@ class Journal:
         """Those of the keys that are in the journal. Lookups that arrive while one runs are answered together."""
         return await self._lookups.submit(keys, len(keys)) if keys else {}
 
-    async def put(self, key: str, value: Value) -> None:
-        """Returns once the value is on disk. A cancelled `put` may still be written, never half."""
-        await self._writes.submit((_key(key), value), _weight(value))
+    async def put(self, key: str, value: Value, request: Request | None = None) -> None:
+        """Returns once the value is on disk, with the request that it answers. A cancelled `put` may still be written, never half."""
+        await self._writes.submit((_key(key), value, request), _weight(value) + _size(request))
 
     async def seal(self) -> None:
         """Returns once all that was put is in segments that never change again."""
@@ -80,6 +82,17 @@ class Journal:
             for key in some:
                 if entry := stored.get(_key(key)):
                     yield key, decode(payload_of(entry), key)
+
+    def requests(self, keys: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Those of the keys whose request is kept, with all its fields as JSON has them, a batch in memory at a time.
+
+        Fields are given only where they hash to their key; entries of an older format have none.
+        """
+        keys = iter(keys)
+        while some := list(islice(keys, AT_ONCE)):
+            self._refuse_if_closed()
+            found = self._folder.asked_for(list({_key(key) for key in some}))
+            yield from ((key, found[_key(key)]) for key in some if _key(key) in found)
 
     def __len__(self) -> int:
         return self.stats().entries
@@ -115,17 +128,17 @@ class Journal:
         values = {key: decode(payload_of(stored[binary]), key) for key, binary in wanted.items() if binary in stored}
         return [{key: values[key] for key in keys if key in values} for keys in lookups]
 
-    def _write(self, entries: Sequence[tuple[bytes, Value] | None]) -> list[Exception | None]:
+    def _write(self, entries: Sequence[tuple[bytes, Value, Request | None] | None]) -> list[Exception | None]:
         """Append the entries; None among them asks that the segment be sealed behind them."""
         answers: list[Exception | None] = []
-        encoded = []
+        encoded: list[Entry] = []
         for entry in entries:
             if entry is None:
                 answers.append(None)
                 continue
-            key, value = entry
+            key, value, request = entry
             try:
-                encoded.append((key, encode(value)))
+                encoded.append((key, encode(value), None if request is None else take_apart(request)))
                 answers.append(None)
             except (TypeError, ValueError, OverflowError) as error:  # this value is at fault, its neighbours are not
                 answers.append(error)
@@ -265,3 +278,11 @@ def _weight(value: Value) -> int:
     if isinstance(value, TokenScores):
         return 8 * len(value.token_ids) + 100 * sum(map(len, value.top or ()))
     return 200
+
+
+def _size(request: Request | None) -> int:
+    """Roughly the bytes of what it shows and forces."""
+    if request is None:
+        return 0
+    turns = [turn["content"] for turn in request.prompt if isinstance(turn, Mapping)]
+    return 6 * (len(request.prompt) + sum(map(len, turns)) + len(request.prefix or ()))

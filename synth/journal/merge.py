@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tracemill.schemas.errors import TracemillError
 from tracemill.synth.journal.files import MERGING, SUFFIX, FileLock, alone, remove, sealed_segments, size, unique_name
-from tracemill.synth.journal.segment import COPY, PAGE_SIZE, create, explained, uri
+from tracemill.synth.journal.segment import COPY, COPY_ASKED, COPY_PARTS, PAGE_SIZE, create, explained, uri
 
 KEEP = 8
 """So many sealed segments are left alone: a lookup asks each."""
@@ -115,11 +115,16 @@ def copy(sources: Sequence[Path], half: Path, stopping: Callable[[], bool]) -> b
 def _copy_one(db: sqlite3.Connection, source: Path, stopping: Callable[[], bool]) -> bool:
     db.execute("ATTACH ? AS source", (uri(source, immutable=True),))
     try:
-        (last,) = db.execute("SELECT max(id) FROM source.entries").fetchone()
-        for first in range(1, (last or 0) + 1, ROWS_AT_ONCE):
-            if stopping():
-                return False
-            db.execute(COPY, (first, first + ROWS_AT_ONCE - 1))
+        (version,) = db.execute("PRAGMA source.user_version").fetchone()
+        copies = (
+            [("parts", COPY_PARTS), ("entries", COPY), ("entries", COPY_ASKED)] if version >= 2 else [("entries", COPY)]
+        )
+        for table, copied in copies:
+            (last,) = db.execute(f"SELECT max(id) FROM source.{table}").fetchone()  # noqa: S608 - fixed names
+            for first in range(1, (last or 0) + 1, ROWS_AT_ONCE):
+                if stopping():
+                    return False
+                db.execute(copied, (first, first + ROWS_AT_ONCE - 1))
         # of a merged source its own sources too, so that the names tell all that a segment holds
         db.execute("INSERT INTO main.sources (name) SELECT name FROM source.sources UNION SELECT ?", (source.name,))
         return True

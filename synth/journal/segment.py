@@ -1,4 +1,4 @@
-"""One segment of the journal: an SQLite file of (key, stored) rows that is only ever appended to.
+"""One segment of the journal: an SQLite file of answers, and of what was asked for them, that is only ever appended to.
 
 Inserts go to the end of a table in order of arrival; a unique index finds keys. `stored` is a CRC-32 of key and payload,
 then the payload, so a flipped bit is found when it is read. Two payloads for one key: the one whose stored bytes sort first
@@ -11,13 +11,16 @@ import errno
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import quote
 
 from tracemill.schemas.errors import DiskFull, RecipeError, TracemillError
+from tracemill.synth.journal.asked import Asked, Row, fields_of, key_of, pack_part, unpack_part
 
-VERSION = 1
+VERSION = 2
+OLDEST = 1
 APPLICATION_ID = 0x744D4A31
 PAGE_SIZE = 16384
 """Holds several payloads of a few KB; 4 KB pages waste up to half of theirs, and larger ones waste more at 80 KB."""
@@ -29,6 +32,10 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 SCHEMA = (
     "CREATE TABLE entries (id INTEGER PRIMARY KEY, key BLOB NOT NULL, stored BLOB NOT NULL)",
     "CREATE UNIQUE INDEX entries_by_key ON entries (key)",
+    "CREATE TABLE asked (id INTEGER PRIMARY KEY, problem INTEGER NOT NULL, setting INTEGER NOT NULL, shown INTEGER NOT NULL, "
+    "forced INTEGER, salt TEXT NOT NULL, draw INTEGER NOT NULL)",
+    "CREATE TABLE parts (id INTEGER PRIMARY KEY, hash INTEGER NOT NULL, body BLOB NOT NULL)",
+    "CREATE UNIQUE INDEX parts_by_hash ON parts (hash)",
     "CREATE TABLE sources (name TEXT NOT NULL)",  # the segments that were merged into this one
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {VERSION}",
@@ -39,10 +46,26 @@ COPY = (
     "INSERT INTO main.entries (key, stored) "  # noqa: S608 - constants only
     f"SELECT key, stored FROM source.entries WHERE id BETWEEN ? AND ? ORDER BY id {_SMALLER_WINS}"
 )
+_ASK = "INSERT OR IGNORE INTO asked SELECT id, ?, ?, ?, ?, ?, ? FROM entries WHERE key = ?"
+_PART = "INSERT OR IGNORE INTO parts (hash, body) VALUES (?, ?)"
+COPY_ASKED = (
+    "INSERT OR IGNORE INTO main.asked SELECT mine.id, problem, setting, shown, forced, salt, draw FROM source.asked "
+    "JOIN source.entries AS theirs USING (id) JOIN main.entries AS mine USING (key) WHERE theirs.id BETWEEN ? AND ?"
+)
+COPY_PARTS = (
+    "INSERT OR IGNORE INTO main.parts (hash, body) SELECT hash, body FROM source.parts WHERE id BETWEEN ? AND ?"
+)
+_ASKED = "SELECT key, problem, setting, shown, forced, salt, draw FROM asked JOIN entries USING (id)"
 _SELECT = f"SELECT key, stored FROM entries WHERE key IN ({', '.join('?' * AT_ONCE)})"  # noqa: S608 - question marks
 FULL_CODES = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE})
 """What SQLite says where the disk, a quota or the limit on file sizes leaves no room."""
 _DAMAGED_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+PARTS_KNOWN = 1 << 16
+"""Hashes of parts that a writer remembers to have written."""
+
+Entry = tuple[bytes, bytes, Asked | None]
+"""key, payload, and what was asked; None for a verdict, which answers no request."""
 
 Mode = Literal["append", "live", "sealed"]
 """append: the one writer. live: somebody may be writing. sealed: nobody ever will again, so no locks and no WAL."""
@@ -55,6 +78,7 @@ class Segment:
         """Open, or for `append` create; None is a segment in memory. Raises RecipeError for a file that is none."""
         self.path = path
         self.mode = mode
+        self._written: set[int] = set()
         with explained(self.name):
             self._db = _connect(path, mode)
             try:
@@ -77,6 +101,8 @@ class Segment:
             create(self._db)
         else:
             _check_version(self._db, self.name)
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        self.keeps_requests = version >= 2
 
     def lookup(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """What is stored for those of the keys that are here; a damaged entry raises RecipeError."""
@@ -91,18 +117,74 @@ class Segment:
                 raise damaged(self.name, f"checksum of entry {key.hex()}")
         return found
 
-    def append(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
-        """Add (key, payload) pairs in one transaction: on disk when this returns, or none of them and an error."""
-        rows = [(key, _checksum(key, payload) + payload) for key, payload in entries]
+    def append(self, entries: Iterable[Entry]) -> None:
+        """Add entries in one transaction: on disk when this returns, or none of them and an error."""
+        entries = list(entries)
+        rows = [(key, _checksum(key, payload) + payload) for key, payload, _ in entries]
+        asked = [(*what.row, key) for key, _, what in entries if what is not None]
+        parts = {hash_: body for _, _, what in entries if what is not None for hash_, body in what.parts.items()}
+        new = [(hash_, pack_part(body)) for hash_, body in parts.items() if hash_ not in self._written]
         with explained(self.name):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 self._db.executemany(_INSERT, rows)
+                self._db.executemany(_ASK, asked)
+                self._db.executemany(_PART, new)
                 self._db.execute("COMMIT")
             except BaseException:
                 with contextlib.suppress(sqlite3.Error):  # a full disk may have rolled it back already
                     self._db.execute("ROLLBACK")
                 raise
+        if len(self._written) > PARTS_KNOWN:
+            self._written.clear()
+        self._written.update(parts)
+
+    def asked_ids(self) -> Iterator[tuple[int, int]]:
+        """Hash of the problem, and id, of every request that is kept here, in order of arrival."""
+        if self.keeps_requests:
+            with explained(self.name):
+                yield from self._db.execute("SELECT problem, id FROM asked ORDER BY id")
+
+    def asked(self, ids: Sequence[int]) -> list[tuple[bytes, Row]]:
+        """Keys and rows of the requests with these ids."""
+        with explained(self.name):
+            marks = ", ".join("?" * len(ids))
+            return [(key, row) for key, *row in self._db.execute(f"{_ASKED} WHERE asked.id IN ({marks})", ids)]
+
+    def asked_for(self, keys: Sequence[bytes]) -> dict[bytes, Row]:
+        """The rows of the requests with these keys, where they are kept here."""
+        if not self.keeps_requests:
+            return {}
+        with explained(self.name):
+            marks = ", ".join("?" * len(keys))
+            return {key: row for key, *row in self._db.execute(f"{_ASKED} WHERE key IN ({marks})", list(keys))}
+
+    def part(self, hash_: int) -> Any:
+        """The decoded body of a part; KeyError where it is not here."""
+        if not self.keeps_requests:
+            raise KeyError(hash_)
+        with explained(self.name):
+            found = self._db.execute("SELECT body FROM parts WHERE hash = ?", (hash_,)).fetchone()
+        if found is None:
+            raise KeyError(hash_)
+        try:
+            return unpack_part(found[0])
+        except (ValueError, OSError) as error:
+            raise damaged(self.name, f"part {hash_:x} of a request: {error}") from error
+
+    def wrong_requests(self) -> Iterator[str]:
+        """The keys of the entries whose request, put together again, has another key; every request is read."""
+        if not self.keeps_requests:
+            return
+        part = lru_cache(4096)(self.part)
+        with explained(self.name):
+            for key, *row in self._db.execute(f"{_ASKED} ORDER BY asked.id"):
+                try:
+                    good = key_of(fields_of(row, part)) == key.hex()
+                except (KeyError, RecipeError):
+                    good = False
+                if not good:
+                    yield key.hex()
 
     def count(self) -> int:
         with explained(self.name):
@@ -211,9 +293,9 @@ def _check_version(db: sqlite3.Connection, name: str) -> None:
     if application != APPLICATION_ID:
         raise damaged(name, "not a segment of a journal")
     (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version != VERSION:
+    if not OLDEST <= version <= VERSION:
         raise RecipeError(
-            f"{name} has format {version}; this tracemill reads and writes format {VERSION}. "
+            f"{name} has format {version}; this tracemill reads formats {OLDEST} to {VERSION}. "
             "Upgrade tracemill, or move the file away: what it holds is then sampled again"
         )
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from itertools import accumulate
 from pathlib import Path
 
-from tracemill.schemas.request import Completion
+from tracemill.schemas.request import Completion, Model, Request, Sampling
 from tracemill.synth.journal import Journal
 from tracemill.synth.journal.codec import encode
 from tracemill.synth.journal.folder import Folder
@@ -73,6 +73,18 @@ def some_completions(tokens: int, distinct: int = 200) -> list[Completion]:
     return [writer.completion(tokens) for _ in range(distinct)]
 
 
+def request(number: int) -> Request:
+    """One of four draws of a problem whose prompt has 200 tokens."""
+    problem = number // 4
+    return Request(
+        model=Model(name="bench", revision="sha256:0"),
+        prompt=tuple((problem * 7919 + place * 104_729) % 150_000 for place in range(200)),
+        sampling=Sampling(temperature=1.0, max_tokens=4096),
+        problem_id=f"problem-{problem}",
+        index=number % 4,
+    )
+
+
 async def fill(folder: Path, count: int, tokens: int, writers: int = 256) -> float:
     """Write `count` completions; puts a second."""
     made = some_completions(tokens)
@@ -80,7 +92,7 @@ async def fill(folder: Path, count: int, tokens: int, writers: int = 256) -> flo
 
     async def write(journal: Journal) -> None:
         for number in numbers:
-            await journal.put(key(number), made[number % len(made)])
+            await journal.put(key(number), made[number % len(made)], request(number))
 
     with Journal(folder) as journal:
         start = time.perf_counter()
@@ -94,7 +106,7 @@ def fill_quickly(folder: Path, count: int, tokens: int) -> None:
     journal = Folder(folder)
     for start in range(0, count, 1000):
         numbers = range(start, min(count, start + 1000))
-        journal.append([(bytes.fromhex(key(number)), payloads[number % len(payloads)]) for number in numbers])
+        journal.append([(bytes.fromhex(key(number)), payloads[number % len(payloads)], None) for number in numbers])
     journal.close()
 
 
