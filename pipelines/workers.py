@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 SHARDS_EACH = 4
 """Shards for a worker: the last ones end within a quarter of a worker's time of each other, and an engine starts four times."""
+SMALLEST = 25
+"""Problems that are worth a process of their own, which takes seconds to start."""
 ATTEMPTS = 5
 """How often a shard is begun whose process, or whose worker, ends for no reason of the build's."""
 STRIKES = 2
@@ -107,7 +109,7 @@ class Driver:
         nodes = client.run(look, str(store.root))
         self._check_workers(recipe, nodes, store, each if owned else 0)
         self._gpus = {"GPU": each or 1} if any(_resources(client, node).get("GPU") for node in nodes) else {}
-        count = SHARDS_EACH * len(nodes)
+        count = max(len(nodes), min(SHARDS_EACH * len(nodes), total // SMALLEST))
         text = to_toml(recipe.model_dump(mode="json", exclude_unset=True))
         shared = each if owned and devices() else 0
         self._jobs = {
