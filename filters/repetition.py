@@ -19,6 +19,10 @@ WORDS_AT_LEAST = 16
 # only count up to 0.08.
 COMPRESSED_AT_LEAST = 0.1
 
+_LOOKAHEAD = 262
+"""Bytes of a window that zlib keeps free of matches: MIN_LOOKAHEAD of its deflate.h."""
+_TABLES = 512
+"""Bytes; the table of one block takes up to some 300."""
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}"
 WORD = rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+"
 _LINE = rf"\S\s+\S|[{_UNSPACED}]{{2}}"
@@ -73,10 +77,12 @@ def _measure(
     compressed_at_least: float,
 ) -> pl.DataFrame:
     rows = texts.select("text").with_row_index("row")
+    # a line cannot stand there more often than there are lines; of the others it is looked up once they are turned down
+    lines = rows.filter(pl.lit(same_line_at_most > 0) & (_line_ends() >= same_line_at_most))
     measured = (
         rows.join(_grams(rows, ngram), on="row", how="left", maintain_order="left")
-        .join(_worst_lines(rows), on="row", how="left", maintain_order="left")
-        .with_columns(pl.col("words", "ngrams", "distinct", "line_count").fill_null(0))
+        .join(_worst_lines(lines), on="row", how="left", maintain_order="left")
+        .with_columns(pl.col("words", "ngrams", "distinct").fill_null(0))
     )
     share = pl.col("distinct") / pl.col("ngrams")
     down = first_reason(
@@ -84,32 +90,36 @@ def _measure(
         ("looped_line", pl.col("line_count") > same_line_at_most if same_line_at_most else pl.lit(value=False)),
         ("looped_words", (pl.col("ngrams") > 0) & (share < distinct_at_least)),
     )
-    measured = measured.with_columns(reason=down)
+    measured = measured.with_columns(reason=down, compressed=pl.lit(None, pl.Float64))
     if compressed_at_least:
-        left = measured.filter(pl.col("reason").is_null())["text"]
-        sizes = pl.Series("compressed", [_compressed(text) for text in left], dtype=pl.Float64)
-        kept = measured.filter(pl.col("reason").is_null()).select("row").with_columns(sizes)
-        measured = measured.join(kept, on="row", how="left", maintain_order="left")
-    else:
-        measured = measured.with_columns(compressed=pl.lit(None, pl.Float64))
-    too_small = first_reason(("compressible", pl.col("compressed") < compressed_at_least))
+        kept = pl.col("reason").is_null()
+        left = measured.filter(kept)
+        sizes = pl.Series("size", [_compressed(text, compressed_at_least) for text in left["text"]], dtype=pl.Float64)
+        measured = measured.join(left.select("row").with_columns(sizes), on="row", how="left", maintain_order="left")
+        too_small = first_reason(("compressible", pl.col("size") < compressed_at_least))
+        measured = measured.with_columns(pl.coalesce("reason", too_small), compressed="size")
+    late = measured.filter(pl.col("reason").is_not_null()).join(lines, on="row", how="anti").select("row", "text")
+    measured = measured.update(_worst_lines(late), on="row")
     return measured.select(
-        pl.coalesce("reason", too_small),
+        "reason",
         "words",
         pl.lit(ngram).alias("ngram"),
         "ngrams",
         distinct_ngrams="distinct",
         distinct_share=share.fill_nan(None).round(4),
         worst_line=pl.col("line").str.head(SHOWN_CHARACTERS),
-        worst_line_count="line_count",
+        worst_line_count=pl.col("line_count").fill_null(0),
         compressed_share=pl.col("compressed").round(2),
     )
 
 
+def _line_ends() -> pl.Expr:
+    return pl.col("text").str.count_matches("\n", literal=True)
+
+
 def _grams(rows: pl.DataFrame, n: int) -> pl.DataFrame:
     """How many words every row has, how many runs of `n` of them, and how many different ones."""
-    word = pl.col("text").str.extract_all(WORD).alias("word")
-    words = rows.select("row", word).explode("word").drop_nulls().select("row", pl.col("word").hash())
+    words = _words(rows).select("row", pl.col("word").hash())
     gram = pl.col("word")
     for ahead in range(1, n):  # unsigned numbers wrap around: a polynomial in the hashes, equal where all words are
         gram = gram * 1_000_003 + pl.col("word").shift(-ahead)
@@ -118,6 +128,18 @@ def _grams(rows: pl.DataFrame, n: int) -> pl.DataFrame:
     return runs.group_by("row").agg(
         words=pl.len(), ngrams=pl.col("gram").count(), distinct=pl.col("gram").drop_nulls().n_unique()
     )
+
+
+def _words(rows: pl.DataFrame) -> pl.DataFrame:
+    """The words of every row in order, a row each. ASCII knows six blanks and no script without them: no regex is needed."""
+    text = pl.col("text")
+    plain = text.str.len_bytes() == text.str.len_chars()
+    blank = text
+    for other in "\t\n\v\f\r":
+        blank = blank.str.replace_all(other, " ", literal=True)
+    parted = rows.filter(plain).select("row", word=blank.str.split(" ")).explode("word").filter(pl.col("word") != "")
+    found = rows.filter(~plain).select("row", word=text.str.extract_all(WORD)).explode("word").drop_nulls()
+    return pl.concat([parted, found])
 
 
 def _worst_lines(rows: pl.DataFrame) -> pl.DataFrame:
@@ -130,6 +152,16 @@ def _worst_lines(rows: pl.DataFrame) -> pl.DataFrame:
     return worst.unique("row", keep="first", maintain_order=True)
 
 
-def _compressed(text: str) -> float:
+def _compressed(text: str, enough: float) -> float:
+    """What share zlib leaves of a text; 1 where its beginning alone takes `enough` of the whole, and more.
+
+    A beginning is parsed as it is within the whole, but for the last match, and its own code is the best one for it: it can only
+    take less within the whole by what a code's table costs, which `_TABLES` is far above.
+    """
     raw = text.encode()
-    return len(zlib.compress(raw, 1)) / len(raw) if raw else 1.0
+    part = int(4 * enough * len(raw)) + 4 * _TABLES
+    if 4 * part < 3 * len(raw) and len(zlib.compress(raw[:part], 1)) >= enough * len(raw) + _TABLES:
+        return 1.0
+    # a window that holds all of it gives as many bytes as the largest, and is set up sooner
+    window = min(15, max(10, (len(raw) + _LOOKAHEAD).bit_length()))
+    return len(zlib.compress(raw, 1, window)) / len(raw) if raw else 1.0

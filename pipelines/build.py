@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from tracemill.pipelines import outcomes
 from tracemill.pipelines.assemble import as_rejected, assemble
+from tracemill.pipelines.brake import Brake
 from tracemill.pipelines.curate import Decisions, decide
 from tracemill.pipelines.export import write_view
 from tracemill.pipelines.lineage import accuracy_of, card_of, identity_of, made_from, resolved_toml
+from tracemill.pipelines.mixing import Taken, mix
 from tracemill.pipelines.outcomes import Record
 from tracemill.pipelines.plan import Plan, code_hash, resolve
 from tracemill.pipelines.progress import Report
@@ -31,7 +33,7 @@ from tracemill.pipelines.sources import read_source, source_hash, source_key
 from tracemill.pipelines.spool import Spool
 from tracemill.pipelines.staging import Staged, stage
 from tracemill.pipelines.store import Dataset, Store, parse_ref
-from tracemill.pipelines.summaries import summary_of
+from tracemill.pipelines.summaries import plain_summary, summary_of
 from tracemill.pipelines.synthesize import Tally, synthesize, too_many
 from tracemill.schemas.errors import CountsDiffer, Interrupted, RecipeError, TooManyFailures
 from tracemill.schemas.recipe import Recipe
@@ -82,26 +84,28 @@ def build(
     reply: Reply | None = None,
     report: Report | None = None,
     client: "Client | None" = None,
+    brake: Brake | None = None,
     gather: str | None = None,
 ) -> Built:
     """Build the recipe's dataset, or go on where the last build of it stopped.
 
     `given` takes traces that the source brings (`tracemill curate`); `partial` samples nothing and commits what is done;
     `gather` samples nothing either, commits what shards have done, and raises ShardsMissing while anything lacks: it is the recipe
-    as it stands on the command line; `reply` answers in place of a scripted engine's script; the workers of `client`, a Dask cluster, help to select, and choose the
-    same rows. Errors and their exit codes: schemas/errors.py.
+    as it stands on the command line; `reply` answers in place of a scripted engine's script; the workers of `client`, a Dask
+    cluster, help to select, and choose the same rows; `brake` stops it from another thread. Errors and their exit codes:
+    schemas/errors.py.
     """
     report = report or Report()
     plan = resolve(recipe, given=given, runtime=store.engines_folder, vectors=store.vectors_folder, reply=reply)
     work = store.work_folder(recipe.name)
     gathering = gather is not None
     with locked_work(work, recipe.name), Spool(work / "spool.sqlite") as spool:
-        read_problems(plan, store, spool, report)
+        taken = read_problems(plan, store, spool, report)
         if gathering:
             adopt_shards(spool, work, report)
         with open_shop(plan, store, report) as (shop, segments):
             doing = synthesized(
-                plan, spool, shop, report, segments, only_known=partial or gathering, share_failures=gathering
+                plan, spool, shop, report, segments, brake, only_known=partial or gathering, share_failures=gathering
             )
             tally = asyncio.run(doing)
             why_partial = _why_partial(tally, spool, partial=partial)
@@ -114,7 +118,7 @@ def build(
             report.step("filtering and selecting")
             decisions = decide(plan, staged.traces.scan(), staged.problems.scan(), client=client)
             report.step("committing")
-            dataset, shared = _commit(plan, store, spool, shop, staged, decisions, tally, why_partial)
+            dataset, shared = _commit(plan, store, spool, shop, staged, decisions, taken, tally, why_partial)
             staged.remove()
             if gathering:
                 remove_shards(work)
@@ -149,6 +153,7 @@ async def synthesized(
     shop: Workshop,
     report: Report,
     segments: Segments | None,
+    brake: Brake | None = None,
     *,
     only_known: bool = False,
     share_failures: bool = False,
@@ -156,18 +161,20 @@ async def synthesized(
     """Take the problems of the spool to their outcomes, send what is sampled where it is shared, and let go of the engines."""
     try:
         async with segments.shipping(shop.journal) if segments is not None else nullcontext():
-            return await synthesize(plan, spool, shop, report, only_known=only_known, share_failures=share_failures)
+            return await synthesize(
+                plan, spool, shop, report, only_known=only_known, share_failures=share_failures, brake=brake
+            )
     finally:
         await shop.close()
 
 
-def read_problems(plan: Plan, store: Store, spool: Spool, report: Report) -> None:
-    """Read every source to its end, unless the spool holds just these problems from an earlier run."""
+def read_problems(plan: Plan, store: Store, spool: Spool, report: Report) -> list[Taken]:
+    """Read every source to its end, unless the spool holds just these problems from an earlier run; take the mix of them."""
     report.step("reading problems")
     sources = plan.recipe.source
-    key = source_key(sources, resolve=_resolver(store), code=code_hash())
+    key = source_key(sources, resolve=resolver(store), code=code_hash())
     if not spool.has_problems(key):
-        rows = (row for i, source in enumerate(sources) for row in read_source(source, i, resolve=_resolver(store)))
+        rows = (row for i, source in enumerate(sources) for row in read_source(source, i, resolve=resolver(store)))
         spool.ingest(key, rows)
     counts = spool.ingest_counts()
     if counts is None or counts.problems == 0:
@@ -177,6 +184,7 @@ def read_problems(plan: Plan, store: Store, spool: Spool, report: Report) -> Non
         )
     if counts.rejected > plan.recipe.tolerate:
         raise TooManyFailures(too_many(plan.recipe.tolerate, counts.rejected, 0, _reasons(spool)))
+    return mix(plan, spool)
 
 
 def _records(spool: Spool, tally: Tally) -> Iterator[tuple[Problem, Record]]:
@@ -228,11 +236,12 @@ def _commit(
     shop: Workshop,
     staged: Staged,
     decisions: Decisions,
+    taken: list[Taken],
     tally: Tally,
     why_partial: str | None,
 ) -> tuple[Dataset, Shared]:
     lost = [as_rejected(r.problem_id, r.reason, r.evidence, r.row) for r in spool.source_rejections()]
-    hashes = [source_hash(source, resolve=_resolver(store)) for source in plan.recipe.source]
+    hashes = [source_hash(source, resolve=resolver(store)) for source in plan.recipe.source]
     accuracy, summary = accuracy_of(plan, staged), summary_of(plan, staged)
     with store.draft(plan.recipe.name) as draft:
         assemble(draft, plan, staged, decisions, lost, shop.journal)
@@ -243,14 +252,14 @@ def _commit(
         dataset = draft.commit(
             recipe_toml=resolved_toml(plan.recipe),
             identity=identity_of(plan, hashes),
-            manifest=made_from(plan, hashes, staged, decisions, lost, tally, accuracy, summary, why_partial),
+            manifest=made_from(plan, hashes, taken, staged, decisions, lost, tally, accuracy, summary, why_partial),
             complete=why_partial is None,
-            card=card_of(plan, accuracy, summary),
+            card=card_of(plan, accuracy, summary, [plain_summary(found) for found in decisions.summaries.values()]),
         )
         return dataset, draft.shared
 
 
-def _resolver(store: Store) -> Resolve:
+def resolver(store: Store) -> Resolve:
     """How a source's `ref` becomes files: the Parquet files of a table in this store."""
 
     def files(ref: str) -> list[Path]:

@@ -7,11 +7,13 @@ listed, because `datasets` cannot load them; where `rows` itself is empty, the f
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
 
 from tracemill.pipelines.card_parts import WINDOWS, column_rows, features
+from tracemill.pipelines.card_use import again, training
 from tracemill.pipelines.manifest import licences
 
 SIZES = (
@@ -27,6 +29,15 @@ LICENCES = (
     "cc-by-3.0 cc-by-sa-3.0 cc-by-nc-sa-3.0 odc-by odbl gpl-3.0 lgpl-3.0 agpl-3.0 mpl-2.0 unlicense openrail"
 )
 """Identifiers of the Hub, by spaces, that a source may state; whatever else a source says is shown as it says it."""
+_SOURCE_COUNTS = {
+    "rows read": "read",
+    "refused": "refused",
+    "repeated": "repeated",
+    "left out": "left_out",
+    "problems": "rows",
+    "traces": "traces",
+    "chosen": "chosen",
+}
 FIRST = ("rows", "traces", "samples", "problems", "rejected")
 """The order in which tables are shown; others follow by name."""
 
@@ -54,31 +65,44 @@ class CardFacts:
     """Names in the recipe, and the arXiv numbers of what they come from."""
 
 
-def write_card(manifest: Mapping[str, Any], facts: CardFacts, schemas: Mapping[str, pa.Schema] | None = None) -> str:
-    """The card of a version, as its manifest has it; with the `schemas` of its tables their columns are explained."""
-    schemas = schemas or {}
+def write_card(
+    manifest: Mapping[str, Any],
+    facts: CardFacts,
+    schemas: Mapping[str, pa.Schema] = MappingProxyType({}),
+    views: Mapping[str, int] = MappingProxyType({}),
+) -> str:
+    """The card of a version, as its manifest has it; with the `schemas` of its tables their columns are explained.
+
+    `views` are the formats of trainers that the version holds, and how many rows each has.
+    """
     sections = [
         f"# {manifest['name']}",
         _partial(manifest),
         facts.about,
         _made(manifest),
-        _holds(manifest),
+        _holds(manifest, views),
         *(_numbers(table) for table in facts.tables),
         _counts(manifest),
         _tokens(manifest),
         _columns(schemas),
         _sources(manifest),
         _load(manifest),
-        _again(manifest),
+        training(manifest, schemas, views),
+        again(manifest),
         _limits(manifest, facts),
         _papers(facts),
     ]
     return (
-        front_matter(manifest, facts, schemas) + "\n" + "\n\n".join(section for section in sections if section) + "\n"
+        front_matter(manifest, facts, schemas, views)
+        + "\n"
+        + "\n\n".join(section for section in sections if section)
+        + "\n"
     )
 
 
-def front_matter(manifest: Mapping[str, Any], facts: CardFacts, schemas: Mapping[str, pa.Schema]) -> str:
+def front_matter(
+    manifest: Mapping[str, Any], facts: CardFacts, schemas: Mapping[str, pa.Schema], views: Mapping[str, int]
+) -> str:
     """The YAML block that the Hub and `datasets` read. Values are JSON, which YAML takes as it is."""
     listed = listed_tables(manifest)
     rows = manifest["tables"]["rows"]["rows"]
@@ -86,13 +110,14 @@ def front_matter(manifest: Mapping[str, Any], facts: CardFacts, schemas: Mapping
     tags = dict.fromkeys(["tracemill", "reasoning", *facts.tags])
     lines = [f"pretty_name: {_json(manifest['name'])}", *_licence_lines(licences(manifest))]
     lines += [f"tags: {_json(list(tags))}", f"size_categories: {_json([size])}"]
+    folders = {**dict.fromkeys(listed, ""), **dict.fromkeys((view for view in views if view not in listed), "views/")}
     lines += ["configs:"] if listed else []
-    for table in listed:
+    for table, folder in folders.items():
         # `datasets` caches by the folder's name and this number, not by content: without it, `latest` would stay what it was
         # when it was loaded first, and be the same for every dataset
         lines += [f"- config_name: {table}", f"  version: 0.0.{int(manifest['version'], 16)}"]
         lines += ["  default: true"] if table == listed[0] else []
-        lines += ["  data_files:", "  - split: train", f"    path: {_json(f'{table}/*.parquet')}"]
+        lines += ["  data_files:", "  - split: train", f"    path: {_json(f'{folder}{table}/*.parquet')}"]
     lines += ["dataset_info:"] if any(table in schemas for table in listed) else []
     for table in listed:
         lines += _info(table, manifest["tables"][table], schemas[table]) if table in schemas else []
@@ -144,10 +169,16 @@ def _made(manifest: Mapping[str, Any]) -> str:
         lines.append(f"Verifier: {_options(verifier)}.")
     if level := manifest.get("determinism"):
         lines.append(f"Determinism {level['level']}: {_cell(level['promise'])}")
+        lines += [f"Engine of {role} {of['level']}: {_cell(of['why'])}." for role, of in level.get("roles", {}).items()]
+        if "fresh" in level:
+            ref = f"{manifest['name']}@{manifest['version']}"
+            lines.append(
+                f"How many samples come out the same when they are drawn anew: `tracemill replay {ref} --sample 50`."
+            )
     return "## How it was made\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
-def _holds(manifest: Mapping[str, Any]) -> str:
+def _holds(manifest: Mapping[str, Any], views: Mapping[str, int]) -> str:
     tables = manifest["tables"]
     body = _table(["table", "rows"], ([f"`{name}`", f"{tables[name]['rows']:,}"] for name in _in_order(tables)))
     notes = []
@@ -159,6 +190,9 @@ def _holds(manifest: Mapping[str, Any]) -> str:
         )
     if empty := [name for name in _in_order(tables) if name not in listed and name != "rows"]:
         notes.append(f"Tables without rows are not listed as configs: {', '.join(f'`{name}`' for name in empty)}.")
+    if views:
+        told = ", ".join(f"`{view}` ({rows:,} rows)" for view, rows in views.items())
+        notes.append(f"The same in the columns of trainers, each a config too: {told}.")
     return "\n\n".join(["## What it holds", body, *notes])
 
 
@@ -218,19 +252,35 @@ def _sources(manifest: Mapping[str, Any]) -> str:
     sources = manifest.get("sources", ())
     if not sources:
         return ""
-    lines = (
-        [
-            source.get("name", ""),
-            source.get("licence", "unknown"),
-            source.get("rows"),
-            f"`{source.get('sha256', '')[:16]}`",
-        ]
-        for source in sources
-    )
-    note = (
+    head = ["source", "licence", "weight", *_SOURCE_COUNTS, "sha256"]
+    lines = [_source_line(source) for source in sources]
+    shown = [
+        place for place in range(len(head)) if place < 2 or any(line[place] not in (None, "", "0") for line in lines)
+    ]
+    notes = [_table([head[p] for p in shown], ([line[p] for p in shown] for line in lines))]
+    if any(source.get("left_out") for source in sources):
+        notes.append(
+            "Problems that a weight or a cap leaves out are no part of this version: they are counted here and stand in no table. Taken "
+            "are those whose SHA-256 of the id begins with digits up to the source's `cut` in `manifest.json`."
+        )
+    if any(source.get("repeated") for source in sources):
+        notes.append(
+            "Repeated: rows that stand for a problem of an earlier row, as a copy or as a further trace of it."
+        )
+    notes.append(
         "Licences are what the recipe states of each source; nobody checked them. The terms of the models come on top."
     )
-    return "\n\n".join(["## Sources", _table(["source", "licence", "rows", "sha256"], lines), note])
+    return "\n\n".join(["## Sources", *notes])
+
+
+def _source_line(source: Mapping[str, Any]) -> list[Any]:
+    counts = [_whole(source.get(key)) for key in _SOURCE_COUNTS.values()]
+    digest = f"`{source.get('sha256', '')[:16]}`"
+    return [source.get("name", ""), source.get("licence", "unknown"), source.get("weight"), *counts, digest]
+
+
+def _whole(number: int | None) -> str | None:
+    return None if number is None else f"{number:,}"
 
 
 def _load(manifest: Mapping[str, Any]) -> str:
@@ -253,19 +303,6 @@ import polars as pl
 
 {table} = pl.scan_parquet("{table}/*.parquet")
 ```"""
-
-
-def _again(manifest: Mapping[str, Any]) -> str:
-    finish = (
-        "" if manifest["complete"] else " The same command with a larger budget goes on where this version stopped."
-    )
-    return f"""## Build it again
-
-```sh
-tracemill build recipe.toml
-```
-
-What the store's journal holds is replayed, not sampled again.{finish} `manifest.json` has the library versions, and the sha256 of every file."""
 
 
 def _limits(manifest: Mapping[str, Any], facts: CardFacts) -> str:

@@ -10,7 +10,7 @@ import importlib.util
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +19,7 @@ from typing import Any, Literal
 import msgspec
 from pydantic import ConfigDict, ValidationError, create_model
 
+from tracemill.schemas.benchmarks import Benchmarks, given
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.own import function_of, load_file
 from tracemill.schemas.recipe import Step, suggest
@@ -33,6 +34,8 @@ OPENINGS: Mapping[Kind, tuple[str, ...]] = {
     "selectors": ("traces",),
 }
 """The positional parameters that make a function a plug-in of a kind; scores live in filters/ beside the filters."""
+HANDED = ("engine", "benchmarks")
+"""Keyword parameters that the pipeline fills in: no options of a recipe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +50,21 @@ class Plugin:
     code: str
     """SHA-256 of the file it comes from, or of all files of its folder."""
 
+    def with_benchmarks(self, benchmarks: Benchmarks | None) -> "Plugin":
+        """The same plug-in with the recipe's benchmarks in its hands, where it looks for such."""
+        if not self.takes("benchmarks"):
+            return self
+        return replace(self, call=partial(self.call, benchmarks=given(self.name, benchmarks)))
+
     def about(self, attribute: str, default: Any) -> Any:
         """A module-level constant of the plug-in's file, such as NEEDS or REACH."""
         return getattr(self.module, attribute, default)
+
+    def columns(self) -> Mapping[str, Any] | None:
+        """The columns that it says its traces get, by its options where it has a function `columns`; None where it does not say."""
+        by_options = self.about("columns", None)
+        found: Mapping[str, Any] | None = self.ask(by_options) if by_options else self.about("COLUMNS", None)
+        return found
 
     def takes(self, parameter: str) -> bool:
         """Whether the plug-in's function has a parameter of this name."""
@@ -128,7 +143,7 @@ def _checked(function: Callable[..., Any], step: Step, module: ModuleType) -> di
         signature = inspect.signature(function, eval_str=True)
     except (NameError, TypeError, SyntaxError) as error:
         raise RecipeError(f"{step.use}: its annotations cannot be read: {error}") from error
-    parameters = [p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY and p.name != "engine"]
+    parameters = [p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY and p.name not in HANDED]
     fields: dict[str, Any] = {
         p.name: (Any if p.annotation is p.empty else p.annotation, ... if p.default is p.empty else p.default)
         for p in parameters

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tracemill.pipelines import cli_shards, cli_store
+from tracemill.pipelines import cli_schedule, cli_shards, cli_store, cli_views
 from tracemill.pipelines.cli_base import (
     STORE,
     JsonOption,
@@ -24,7 +25,6 @@ from tracemill.pipelines.cli_base import errors as _errors
 from tracemill.pipelines.cli_base import found_recipe as _recipe
 from tracemill.pipelines.cli_base import opened_store as _store
 from tracemill.pipelines.cli_shards import SchedulerOption, ShardOption, WorkersOption, refuse_together
-from tracemill.schemas.recipe import FORMATS
 
 if TYPE_CHECKING:
     from tracemill.pipelines.build import Built
@@ -138,6 +138,63 @@ def preview(
 
 
 @app.command()
+def why(
+    recipe: RecipeArgument,
+    store: StoreOption = STORE,
+    overrides: SetOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Tell what a build would sample now, which field of which request is the reason, and what it would cost; sample nothing."""
+    from tracemill.pipelines.diff_screens import as_json as whole
+    from tracemill.pipelines.why import why as asked
+    from tracemill.pipelines.why_screens import why_lines
+
+    with _errors(as_json=as_json):
+        facts = asked(_recipe(recipe, overrides), _store(store))
+        for line in [whole(facts)] if as_json else why_lines(facts):
+            print(line)
+
+
+@app.command()
+def replay(
+    ref: RefArgument,
+    sample: Annotated[int, typer.Option("--sample", min=1, metavar="N", help="Samples to draw anew.")],
+    seed: Annotated[int, typer.Option("--seed", help="Another seed chooses other samples.")] = 0,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe",
+            metavar="FILE",
+            help="Models and engines; the version's recipe.toml, which has no addresses, unless given.",
+        ),
+    ] = None,
+    overrides: SetOption = None,
+    at_least: Annotated[
+        float | None, typer.Option("--at-least", min=0, max=1, metavar="SHARE", help="Exit with 4 where fewer match.")
+    ] = None,
+    store: StoreOption = STORE,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Draw samples of a version anew on an engine, and say how many come out the same; the journal stays as it is."""
+    from tracemill.pipelines.diff_screens import as_json as whole
+    from tracemill.pipelines.replay import replay as replayed
+    from tracemill.pipelines.replays import replay_lines
+
+    with _errors(as_json=as_json):
+        place = _store(store)
+        dataset = place.hold(place.open(ref))
+        facts = replayed(
+            dataset, place, _recipe(recipe or str(dataset.path / "recipe.toml"), overrides), sample=sample, seed=seed
+        )
+        for line in [whole(facts)] if as_json else replay_lines(facts):
+            print(line)
+        exact = facts["all"]["exact"]
+        if at_least is not None and (exact is None or exact["rate"] < at_least):
+            print(f"tracemill: fewer than {at_least:.2%} of the samples came out the same", file=sys.stderr)
+            raise typer.Exit(4)
+
+
+@app.command()
 def status(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="A dataset; all of them unless given.")] = None,
     store: StoreOption = STORE,
@@ -160,14 +217,7 @@ def ls(store: StoreOption = STORE) -> None:
             print(line)
 
 
-@app.command()
-def show(ref: RefArgument, store: StoreOption = STORE) -> None:
-    """Show what a version holds, what was turned down and why, and how often the model was right."""
-    from tracemill.pipelines.screens import show_lines
-
-    with _errors():
-        for line in show_lines(_store(store, read_only=True).open(ref)):
-            print(line)
+app.command()(cli_views.show)
 
 
 @app.command()
@@ -226,45 +276,12 @@ def diff(
             print(line)
 
 
-@app.command()
-def export(
-    ref: RefArgument,
-    to: Annotated[
-        str,
-        typer.Option(
-            "--to",
-            metavar="FORMAT",
-            help=f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}.",
-        ),
-    ],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder that is new or empty.")],
-    store: StoreOption = STORE,
-    chosen: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="An option of the format, such as pairs=4; repeatable."),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the folder.")] = False,
-) -> None:
-    """Write a version in the format of a trainer."""
-    from tracemill.pipelines.export import export as exported
-    from tracemill.pipelines.export import lengths
-    from tracemill.schemas.recipe import apply_override
-
-    with _errors():
-        options: dict[str, Any] = {}
-        for override in chosen or ():
-            apply_override(options, override)
-        place = _store(store, read_only=True)
-        version = place.hold(place.open(ref)).path
-        print(folder := exported(version, to, out, **options))
-        for line in () if quiet else lengths(version, to, folder, **options):
-            print(line)
-
-
 app.command()(cli_shards.gather)
+app.command()(cli_views.export)
 app.command()(cli_store.fsck)
 app.command()(cli_store.gc)
 app.command()(cli_store.publish)
+app.command()(cli_schedule.schedule)
 
 
 def main() -> None:

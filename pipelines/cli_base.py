@@ -41,6 +41,16 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing 
 RefArgument = Annotated[
     str, typer.Argument(metavar="REF", help="NAME, for its newest complete version, or NAME@VERSION.")
 ]
+FormatOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="An option of the format, such as pairs=4; repeatable."),
+]
+TokenizerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tokenizer", metavar="NAME", help="Whose template and tokens: a folder or Hub id; else the model's own."
+    ),
+]
 STORE = Path("data/store")
 
 
@@ -51,17 +61,9 @@ def opened_store(root: Path, *, read_only: bool = False) -> Store:
 
 
 def found_recipe(name: str, overrides: list[str] | None) -> Recipe:
-    """The recipe at a path, or the one of that name that ships."""
-    from tracemill.schemas.recipe import load_recipe
+    from tracemill.pipelines.shipped import read_recipe
 
-    path = Path(name)
-    folder = Path(__file__).resolve().parent.parent / "data" / "recipes"
-    if not path.is_file() and path.suffix != ".toml" and os.sep not in name:
-        path = folder / f"{name}.toml"
-        if not path.is_file():
-            shipped = ", ".join(sorted(file.stem for file in folder.glob("*.toml")))
-            raise RecipeError(f"no recipe file {name!r} here, and none of that name ships; those that do: {shipped}")
-    return load_recipe(path, overrides or ())
+    return read_recipe(name, overrides or ())
 
 
 def report_for(work: Path, name: str, *, plain: bool, quiet: bool) -> Report:

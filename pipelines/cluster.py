@@ -1,4 +1,4 @@
-"""`with cluster(4) as client: ...` : several processes of one machine, or those of a Dask scheduler that is there.
+"""Several processes of one machine, or those of a Dask scheduler that is there: `with cluster(4) as client`.
 
 Tasks bring paths and small facts; engines and shards of builds are plain subprocesses (workers.py), for Dask's own worker
 processes are daemonic and may have no children of multiprocessing.

@@ -12,14 +12,30 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
-from tracemill.pipelines.conversations import last_question, read_messages, read_tools
+from tracemill.pipelines.conversations import is_conversation, last_question, read_answered, read_messages, read_tools
 from tracemill.pipelines.rawrow import Unusable, pick, scalars, text_of, wrong_type
 from tracemill.schemas.recipe import Source
 from tracemill.schemas.request import Message
-from tracemill.schemas.rows import Problem, qid
+from tracemill.schemas.rows import Given, Problem, qid
 
-GIVEN = ("chains", "question_entities", "answer_entities", "kp_list", "kp_kept", "steps", "difficulty", "tools")
+GIVEN = (
+    "chains",
+    "question_entities",
+    "answer_entities",
+    "kp_list",
+    "kp_kept",
+    "steps",
+    "difficulty",
+    "tools",
+    "trace",
+)
 """Keys of a source that name a column and have no default."""
+EVERY = "*"
+"""In `columns`: all columns of the row that have no other use."""
+PROBLEMS_OWN = frozenset(
+    {"id", "problem_id", "question", "gold", "difficulty", "messages", "tools", "key", "source", "licence"}
+)
+"""Columns of rows that say what a problem is and where it comes from: never a trace's own."""
 _SHOWN = 200
 _MANY = 20
 _ABSENT = object()
@@ -33,9 +49,12 @@ class Columns:
         self.question = source.question or ("question" if source.messages is None else None)
         self.responses = source.responses or ((source.response,) if source.response is not None else ())
         named = (self.question, source.messages, source.id, source.answer, source.options, source.solution)
-        more = (*(getattr(source, name) for name in GIVEN), *self.responses)
+        carried = [name for name in source.columns if name != EVERY]
+        more = (*(getattr(source, name) for name in GIVEN), *self.responses, *carried)
         self.required = {column for column in (*named, *more) if column is not None}
         """The columns that a source must have: all that the recipe names, and the question."""
+        self._own_rows = source.ref is not None and source.trace is not None
+        """A table of ours: a problem without a gold has passed through once already."""
         self.answers_seen = False
         """Whether a row had the answer column that goes without saying; from then on a row without it is refused."""
         self._used = {*self.required, "id", "question", "answer", "difficulty"}
@@ -85,7 +104,8 @@ class Columns:
             answer_entities=_entities(columns, source.answer_entities),
             kp_list=(points := self._knowledge_points(columns)),
             kp_kept=self._kept_points(columns, points),
-            responses=self._responses(columns),
+            responses=(responses := self._responses(columns))[0],
+            given=responses[1],
             steps=self._steps(columns),
             meta={name: _plain(value) for name, value in scalars(columns) if name not in self._used},
         )
@@ -107,7 +127,7 @@ class Columns:
             return None
         text = _scalar(columns, column)
         if text is None or not text.strip():
-            if self._gold_needed:
+            if self._gold_needed and not self._own_rows:
                 raise Unusable("missing_gold", column=column)
             return None
         from tracemill.synth.verify import read_gold
@@ -186,19 +206,67 @@ class Columns:
             raise Unusable("kp_not_ascending", column=column, value=repr(kept)[:_SHOWN])
         return tuple(kept)
 
-    def _responses(self, columns: Mapping[str, Any]) -> dict[str, str | None]:
-        given: dict[str, str | None] = {}
+    def _responses(self, columns: Mapping[str, Any]) -> tuple[dict[str, str | None], dict[str, Given]]:
+        """The traces that a row brings, by column, and what it says of them."""
+        texts: dict[str, str | None] = {}
+        prompts: dict[str, tuple[Message, ...]] = {}
         for column in self.responses:
             value = pick(columns, column)
-            if isinstance(value, list | tuple):  # several draws of one model: generations
+            if is_conversation(value):
+                prompt, texts[column] = read_answered(value, column)
+                if column != self._source.messages:
+                    prompts[column] = prompt
+            elif isinstance(value, list | tuple):  # several draws of one model: generations
                 if any(not isinstance(text, str | None) for text in value):
                     raise wrong_type(column, value, "a text or a list of texts")
-                given |= {f"{column}[{number}]": text for number, text in enumerate(value)}
+                texts |= {f"{column}[{number}]": text for number, text in enumerate(value)}
             elif (text := _text(columns, column)) is not None:
-                given[column] = text
-        if self.responses and all(text is None for text in given.values()):
+                texts[column] = text
+        if self.responses and all(text is None for text in texts.values()):
             raise Unusable("missing_response", columns=list(self.responses))
-        return given
+        carried, licence = self._carried(columns), self._licence_of_row(columns)
+        name = self._trace_name(columns, texts)
+        given = {
+            column: Given(named=name is not None, prompt=prompts.get(column), licence=licence, columns=carried)
+            for column in texts
+        }
+        if name is not None:
+            texts, given = (
+                dict(zip([name], texts.values(), strict=True)),
+                dict(zip([name], given.values(), strict=True)),
+            )
+        return texts, {column: told for column, told in given.items() if told != Given()}
+
+    def _trace_name(self, columns: Mapping[str, Any], texts: Mapping[str, str | None]) -> str | None:
+        """The name that the row has for its one trace; a row id of ours, `problem/name`, gives its last part."""
+        column = self._source.trace
+        if column is None:
+            return None
+        if len(texts) > 1:
+            raise Unusable("trace_of_several", column=column, traces=len(texts))
+        value = _scalar(columns, column)
+        name = (value or "").rpartition("/")[2].strip()
+        if not name:
+            raise Unusable("missing_trace", column=column, value=value)
+        return name
+
+    def _carried(self, columns: Mapping[str, Any]) -> dict[str, Any]:
+        """The columns that come along into the traces; what a row lacks is null."""
+        if not self._source.columns:
+            return {}
+        names = [name for name in self._source.columns if name != EVERY]
+        if EVERY in self._source.columns:
+            free = (
+                {"answer"} if self._source.answer not in (None, "answer") else set()
+            )  # what counted as a trace's answer
+            names += [name for name in columns if name not in (self._used - free) and name not in PROBLEMS_OWN]
+        return {name: _nested(pick(columns, name)) for name in dict.fromkeys(names)}
+
+    def _licence_of_row(self, columns: Mapping[str, Any]) -> str | None:
+        """The licence that a row of the store has kept, where the recipe states none for the whole source."""
+        if self._source.ref is None or self._source.licence != "unknown":
+            return None
+        return text_of(pick(columns, "licence"))
 
 
 def _present(value: Any) -> Any:

@@ -35,6 +35,27 @@ def read_messages(value: Any, column: str, *, answered: bool) -> tuple[Message, 
     return tuple(messages)
 
 
+def is_conversation(value: Any) -> bool:
+    """Whether a value of a column of traces is a conversation that ends in one, rather than a list of texts."""
+    if isinstance(value, str):
+        return False  # a trace may be JSON: text is text
+    return isinstance(value, list | tuple) and any(isinstance(turn, Mapping) for turn in value)
+
+
+def read_answered(value: Any, column: str) -> tuple[tuple[Message, ...], str]:
+    """The turns before the last one, and the text of that, which is the assistant's: its thoughts between tags come first."""
+    turns = list(value)
+    last = turns[-1] if isinstance(turns[-1], Mapping) else {}
+    if last.get("role") != "assistant":
+        raise Unusable("ends_without_assistant", column=column, turns=len(turns), role=repr(last.get("role"))[:100])
+    answer = _message(last, len(turns), column)
+    thoughts, text = answer.get("reasoning_content"), answer["content"]
+    if answer.get("tool_calls"):
+        raise Unusable("ends_with_tool_call", column=column, turns=len(turns))
+    prompt = [_message(turn, number, column) for number, turn in enumerate(turns[:-1], start=1)]
+    return tuple(prompt), f"<think>\n{thoughts}\n</think>\n\n{text}" if thoughts else text
+
+
 def read_tools(value: Any, column: str) -> tuple[Mapping[str, Any], ...] | None:
     """The tools of a conversation; None where it has none."""
     tools = parsed(value)

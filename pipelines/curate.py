@@ -12,10 +12,11 @@ import msgspec
 import polars as pl
 
 from tracemill.pipelines.catalog import Plugin
-from tracemill.pipelines.foresee import recipes_fault
+from tracemill.pipelines.foresee import COUNTED, recipes_fault
 from tracemill.pipelines.plan import Plan
-from tracemill.schemas.errors import CountsDiffer
-from tracemill.schemas.rows import Selection
+from tracemill.schemas.errors import CountsDiffer, RecipeError
+from tracemill.schemas.rows import Selection, Summary
+from tracemill.schemas.tables import ROWS
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -36,6 +37,8 @@ class Decisions:
     tables: Mapping[str, pl.LazyFrame] = field(default_factory=dict)
     facts: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     """What selectors say of how they chose, by selector; of one that chose several times, the last."""
+    summaries: Mapping[str, Summary] = field(default_factory=dict)
+    """What they say of what they found, by selector."""
 
     @property
     def chosen(self) -> pl.DataFrame:
@@ -63,6 +66,7 @@ def decide(
     _reconcile("filters", total, len(frame))
     tables: dict[str, list[pl.LazyFrame]] = {}
     facts: dict[str, Mapping[str, object]] = {}
+    summaries: dict[str, Summary] = {}
     for selector in plan.selectors:
         narrowed = []
         for near, piece in _pieces(selector, frame):
@@ -70,13 +74,15 @@ def decide(
             seen = _with_counts(traces.filter(near), problems.filter(near))
             left = seen.join(kept.lazy(), on="id", how="inner", maintain_order="left")
             selection: Selection = _run(selector.name, partial(selector.call, left, **plan.engine_of(selector)))
+            _keeps_given(plan, selector.name, selection, left)
             narrowed.append(_narrowed(piece, selector.name, selection, left))
             facts.update({selector.name: selection.facts} if selection.facts else {})
+            summaries.update({selector.name: selection.summary} if selection.summary else {})
             for name, table in selection.tables.items():
                 tables.setdefault(name, []).append(table)
         frame = pl.concat(narrowed, how="vertical_relaxed")
     joined = {name: pl.concat(pieces, how="diagonal_relaxed") for name, pieces in tables.items()}
-    return Decisions(frame, joined, facts)
+    return Decisions(frame, joined, facts, summaries)
 
 
 def _pieces(selector: Plugin, frame: pl.DataFrame) -> Iterator[tuple[pl.Expr, pl.DataFrame]]:
@@ -124,6 +130,27 @@ def _with_counts(traces: pl.LazyFrame, problems: pl.LazyFrame) -> pl.LazyFrame:
         ),
     )
     return traces.join(counted, on="problem_id", how="left", maintain_order="left")
+
+
+def _keeps_given(plan: Plan, name: str, selection: Selection, left: pl.LazyFrame) -> None:
+    """Refuse a selector that writes anew a column which given traces bring along: one name would mean two things."""
+    if not any(source.columns for source in plan.recipe.source):
+        return
+    there = selection.rows.collect_schema().names()
+    own = [
+        column for column in left.collect_schema().names() if column in there and column not in {*ROWS.names, *COUNTED}
+    ]
+    both = left.select("id", *own).join(
+        selection.rows.select("id", *(pl.col(column).alias(f"{column}\0") for column in own)), on="id"
+    )
+    anew = [pl.col(column).ne_missing(pl.col(f"{column}\0")).any().alias(column) for column in own]
+    found = _run(name, lambda: both.select(anew).collect(engine="streaming")).row(0, named=True) if own else {}
+    for column, changed in found.items():
+        if changed:
+            raise RecipeError(
+                f"select:{name} writes a column {column!r}, and the traces bring one along; leave it out of source.columns, "
+                "which then names the ones to bring"
+            )
 
 
 def _narrowed(frame: pl.DataFrame, name: str, selection: Selection, left: pl.LazyFrame) -> pl.DataFrame:

@@ -13,15 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
+from tracemill.pipelines.card_parts import WINDOWS
 from tracemill.pipelines.durable import sync, watch_disk
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import suggest
 from tracemill.schemas.tables import MORE_OF_A_TURN, as_given
 from tracemill.schemas.views import View, bound, view_named
 from tracemill.schemas.views.tables import Tables, chosen
-
-WINDOWS = (8192, 16384, 32768)
-"""What trainers commonly cut off at."""
 
 
 def export(dataset_path: Path, to: str, out: Path, **options: Any) -> Path:

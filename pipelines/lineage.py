@@ -9,24 +9,30 @@ from typing import Any
 import polars as pl
 
 from tracemill.pipelines.accuracy import Estimate, accuracy_table
+from tracemill.pipelines.benchmarks import identity_of_benchmarks
 from tracemill.pipelines.card import CardFacts, CardTable
 from tracemill.pipelines.catalog import Plugin
 from tracemill.pipelines.curate import Decisions
-from tracemill.pipelines.manifest import Count, Determinism, MadeFrom, ModelFacts, SampleCounts, SourceFacts
+from tracemill.pipelines.determinism import determinism
+from tracemill.pipelines.manifest import Count, MadeFrom, ModelFacts, Rate, SampleCounts, SourceFacts
+from tracemill.pipelines.mixing import Taken
 from tracemill.pipelines.outcomes import RoleCounts
 from tracemill.pipelines.plan import Plan, code_hash
 from tracemill.pipelines.sources import source_name
 from tracemill.pipelines.staging import Staged
 from tracemill.pipelines.summaries import shown_summary
 from tracemill.pipelines.toml import to_toml
-from tracemill.schemas.recipe import FILES, Recipe
+from tracemill.schemas.recipe import FILES, Recipe, Source
+from tracemill.synth.models import ENGINE_KEYS
 from tracemill.synth.roles import Role
 
 
 def identity_of(plan: Plan, source_hashes: Sequence[str]) -> dict[str, Any]:
     """The recipe without engines and paths, and the content of its sources: what counts for the version id."""
     recipe = plan.recipe.model_dump(
-        mode="json", exclude={"engines", "models", "embedder", "source", "tolerate", "budget"}, exclude_none=True
+        mode="json",
+        exclude={"engines", "models", "embedder", "benchmarks", "source", "tolerate", "budget"},
+        exclude_none=True,
     )
     sources = [
         {**source.model_dump(mode="json", exclude={"path"}, exclude_none=True), "sha256": digest}
@@ -37,6 +43,7 @@ def identity_of(plan: Plan, source_hashes: Sequence[str]) -> dict[str, Any]:
         "source": sources,
         "models": {name: _asked(role) for name, role in plan.roles.items()},
         **({"embedder": plan.embedder.identity} if plan.embedder else {}),
+        **_benchmarks(plan),
         "verify": {**plan.recipe.verify.model_dump(mode="json"), "use": _base(plan.recipe.verify.use)},
         "synth": _without_folders(_plugin(plan.method)),
         "score": [_plugin(plugin) for plugin in plan.scores],
@@ -46,6 +53,12 @@ def identity_of(plan: Plan, source_hashes: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def _benchmarks(plan: Plan) -> dict[str, Any]:
+    if plan.benchmarks is None:
+        return {}
+    return {"benchmarks": identity_of_benchmarks(plan.benchmarks, plan.recipe.benchmarks)}
+
+
 def resolved_toml(recipe: Recipe) -> str:
     """The recipe with every default spelt out; paths are cut to their last part, for a version may be published."""
     return to_toml(portable(recipe))
@@ -53,7 +66,13 @@ def resolved_toml(recipe: Recipe) -> str:
 
 def portable(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain data, without the folders of the machine it ran on."""
-    return dict(_without_folders(recipe.model_dump(mode="json", exclude_none=True)))
+    table = recipe.model_dump(mode="json", exclude_none=True)
+    for engine in table[
+        "engines"
+    ].values():  # defaults that mean nothing to its kind would be refused by whoever builds it
+        for key in engine.keys() - ENGINE_KEYS[engine["kind"]]:
+            del engine[key]
+    return dict(_without_folders(table))
 
 
 PLACES = {"path", "name", "tokenizer", "template", "script", "use", *FILES}
@@ -75,6 +94,7 @@ def _without_folders(value: Any, *, place: bool = False) -> Any:
 def made_from(
     plan: Plan,
     source_hashes: Sequence[str],
+    taken: Sequence[Taken],
     staged: Staged,
     decisions: Decisions,
     lost: Sequence[Mapping[str, Any]],
@@ -86,27 +106,31 @@ def made_from(
     """What the manifest says; none of it is in the version id."""
     facts = MadeFrom(
         recipe=portable(plan.recipe),
-        sources=_sources(plan, source_hashes, staged),
+        sources=_sources(plan, source_hashes, taken, staged, decisions),
         models=_models(plan),
         engines={name: role.facts() for name, role in plan.roles.items()},
-        verifier={
-            "use": plan.recipe.verify.use,
-            "extract": plan.recipe.verify.extract,
-            "identity": plan.verifier.identity,
-        },
+        verifier=plan.verifier_facts,
         problems=_outcomes(staged, decisions),
         counts=_counts(staged, decisions, lost),
         samples={"new": tally.meter.samples_new, "replayed": tally.meter.samples_replayed},
         roles=[_sample_counts(staged.counts[role]) for role in sorted(staged.counts)],
         tokens={"new": tally.meter.tokens_new, "replayed": tally.meter.tokens_replayed},
         accuracy=accuracy,
-        determinism=determinism(plan),
+        determinism=determinism(plan, samples_new=tally.meter.samples_new, samples_of=_drawn(plan, staged)),
         code=code_hash(),
-        plugins={p.name: p.code for p in (plan.method, *plan.scores, *plan.filters, *plan.selectors)},
+        plugins=plan.plugin_hashes,
         inputs=plan.files,
     )
+    if tally.meter.tokens_new > 0 and tally.seconds > 0:
+        gpus = max(1, sum(int(role.facts().get("gpus", 1)) for role in plan.roles.values()))
+        facts["rate"] = Rate(tokens=tally.meter.tokens_new, seconds=round(tally.seconds, 3), gpus=gpus)
     if summary is not None:
         facts["summary"] = summary
+    if plan.benchmarks is not None:
+        facts["benchmarks"] = {
+            name: {"revision": said.revision, "sha256": said.sha256, "rows": said.rows}
+            for name, said in plan.benchmarks.all.items()
+        }
     if decisions.facts:
         facts["selected"] = decisions.facts
     if why_partial is not None:
@@ -114,16 +138,21 @@ def made_from(
     return facts
 
 
-def card_of(plan: Plan, accuracy: Sequence[Mapping[str, Any]], summary: Mapping[str, Any] | None) -> CardFacts:
-    """What the card shows beyond the manifest: how often the model is right, or what the method says of it all."""
+def card_of(
+    plan: Plan,
+    accuracy: Sequence[Mapping[str, Any]],
+    summary: Mapping[str, Any] | None,
+    found: Sequence[Mapping[str, Any]] = (),
+) -> CardFacts:
+    """What the card shows beyond the manifest: how often the model is right, or what the method and selectors say of it all."""
     about = f"Reasoning traces made by `{plan.method.name}`, each verified against its gold answer."
     if plan.method.name == "given":
         about = "Given reasoning traces, each verified against its gold answer."
     numbers = shown_accuracy(accuracy)
     note = "Shares with 95 % intervals over problems; undecided verdicts count as samples and never as correct."
     tables = [CardTable(title="Accuracy", rows=numbers, note=note)] if numbers else []
-    if summary is not None:
-        tables.append(CardTable(title=summary["title"], rows=shown_summary(summary), note=summary["note"]))
+    said = [summary] if summary is not None else []
+    tables += [CardTable(title=s["title"], rows=shown_summary(s), note=s["note"]) for s in (*said, *found)]
     limits = ["A correct final answer does not prove that the steps before it are right."]
     return CardFacts(about=about, tables=tables, limits=limits, papers=_papers(plan))
 
@@ -163,21 +192,9 @@ def _shown(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def determinism(plan: Plan) -> Determinism:
-    """What a reader may expect of a rebuild."""
-    if not plan.roles:
-        return Determinism(
-            level="L3", promise="nothing was sampled: a rebuild from the same sources is the same version."
-        )
-    if any(role.seeds == "none" for role in plan.roles.values()):
-        return Determinism(
-            level="L0", promise="requests were not seeded: only a replay of the journal gives this version again."
-        )
-    return Determinism(
-        level="L1",
-        promise="every request is seeded by its content. A replay of the journal gives this version again; sampling anew gives "
-        "it where the engine itself repeats (float32 on a CPU does, bf16 on a GPU may not).",
-    )
+def _drawn(plan: Plan, staged: Staged) -> dict[str, int]:
+    """Samples by role; given traces are counted too, and nobody drew them."""
+    return {role: count.total for role, count in staged.counts.items() if role in plan.roles}
 
 
 def _plugin(plugin: Plugin) -> dict[str, Any]:
@@ -220,12 +237,47 @@ def _model_facts(role: Role) -> ModelFacts:
     return ModelFacts(name=role.model.name, revision=revision, verified=revision != "unverified", asked=_asked(role))
 
 
-def _sources(plan: Plan, hashes: Sequence[str], staged: Staged) -> list[SourceFacts]:
-    counted = dict(staged.problems.scan().group_by("source").len().collect().iter_rows())
+def _sources(
+    plan: Plan, hashes: Sequence[str], taken: Sequence[Taken], staged: Staged, decisions: Decisions
+) -> list[SourceFacts]:
+    """What each source gave. Two of one name cannot be told apart in the rows, so their traces are not told."""
+    problems = dict(staged.problems.scan().group_by("source").len().collect().iter_rows())
+    chosen = decisions.chosen.lazy().select("id", chosen=pl.lit(value=True))
+    traces = (
+        staged.traces.scan()
+        .select("id", "source", "licence")
+        .join(chosen, on="id", how="left")
+        .group_by("source")
+        .agg(pl.len().alias("traces"), pl.col("chosen").sum().cast(pl.Int64), pl.col("licence").unique().sort())
+        .collect()
+    )
+    found = {row["source"]: row for row in traces.to_dicts()}
+    names = Counter(map(source_name, plan.recipe.source))
     return [
-        SourceFacts(name=source_name(s), sha256=digest, licence=s.licence, rows=counted.get(source_name(s), 0))
-        for s, digest in zip(plan.recipe.source, hashes, strict=True)
+        _source_facts(source, digest, part, problems, found if names[source_name(source)] == 1 else {})
+        for source, digest, part in zip(plan.recipe.source, hashes, taken, strict=True)
     ]
+
+
+def _source_facts(
+    source: Source, digest: str, part: Taken, problems: Mapping[str, int], traces: Mapping[str, Mapping[str, Any]]
+) -> SourceFacts:
+    name = source_name(source)
+    seen = traces.get(name)
+    kept = seen["licence"] if seen and source.ref is not None and source.licence == "unknown" else []
+    stated = sorted({str(licence or "unknown").strip() for licence in kept}) or [source.licence]
+    facts = SourceFacts(
+        name=name, sha256=digest, licence=", ".join(stated), rows=problems.get(name, 0), licences=stated
+    )
+    facts |= {"read": part.read, "refused": part.refused, "repeated": part.repeated, "held": part.held}
+    facts |= {"taken": part.problems, "left_out": part.left_out}
+    if part.cut is not None:
+        facts |= {"why": part.why, "cut": f"{part.cut:016x}"}
+    if source.weight is not None:
+        facts["weight"] = source.weight
+    if seen is not None:
+        facts |= {"traces": seen["traces"], "chosen": seen["chosen"]}
+    return facts
 
 
 def _sample_counts(c: RoleCounts) -> SampleCounts:

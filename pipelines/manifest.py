@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from tracemill.pipelines.canonical import canonical_json
 from tracemill.pipelines.dataset import MANIFEST_SCHEMA
@@ -35,7 +35,27 @@ class SourceFacts(TypedDict, total=False):
     name: str
     sha256: str
     licence: str
+    licences: Sequence[str]
+    """Each licence of it alone: a table of the store may bring several."""
     rows: int
+    """Problems of this source's name in the version."""
+    read: int
+    """Rows of it that were read: read = refused + repeated + held."""
+    refused: int
+    repeated: int
+    """Rows that stand for a problem of an earlier row, of this source or another."""
+    held: int
+    """Problems: held = taken + left_out."""
+    taken: int
+    left_out: int
+    why: str
+    """What leaves problems out: `weight` or `cap`."""
+    cut: str
+    """Of a source that leaves some out: taken are the problems whose SHA-256 of the id begins with 16 hex digits up to this."""
+    weight: float
+    traces: int
+    chosen: int
+    """Its traces, and those of them that were chosen; not told of two sources of one name."""
 
 
 class ModelFacts(TypedDict, total=False):
@@ -48,11 +68,29 @@ class ModelFacts(TypedDict, total=False):
     """The effective settings: identity, drawing, prompt side, seeds."""
 
 
+class EngineLevel(TypedDict):
+    """The determinism level of one role's engine, and why."""
+
+    level: str
+    why: str
+
+
 class Determinism(TypedDict):
     """`level`: L0 none, L1 seeded, L2 batch-invariant, L3 replayed. `promise`: in words, what a rebuild gives."""
 
     level: str
     promise: str
+    fresh: NotRequired[str]
+    """The level of sampling anew: that of the engine which promises least."""
+    roles: NotRequired[Mapping[str, EngineLevel]]
+
+
+class Rate(TypedDict):
+    """How fast the build sampled, where it did: new tokens, seconds of synthesis, GPUs that it occupied (1 on CPUs)."""
+
+    tokens: int
+    seconds: float
+    gpus: int
 
 
 class Count(TypedDict):
@@ -93,6 +131,7 @@ class MadeFrom(TypedDict, total=False):
     roles: Sequence[SampleCounts]
     """What became of the samples of each role, whatever became of their problems."""
     tokens: Mapping[str, int]
+    rate: Rate
     accuracy: Sequence[Mapping[str, Any]]
     """pass@k and maj@k by difficulty, a row each."""
     summary: Mapping[str, Any]
@@ -106,6 +145,8 @@ class MadeFrom(TypedDict, total=False):
     """SHA-256 of the file of each plug-in that was used, by its name in the recipe."""
     inputs: Mapping[str, str]
     """SHA-256 of each file and folder that the method read beside the sources, by its name."""
+    benchmarks: Mapping[str, Mapping[str, Any]]
+    """Revision, SHA-256 of the content, and rows of each benchmark that was looked for."""
     selected: Mapping[str, Mapping[str, object]]
     """How selectors chose, where they say so: it may differ between machines."""
     why_partial: str
@@ -148,8 +189,9 @@ def full_manifest(
 
 def licences(manifest: Mapping[str, Any]) -> list[str]:
     """What the sources state, each once; `unknown` stays unknown."""
-    stated = (str(source.get("licence") or "unknown").strip() for source in manifest.get("sources", ()))
-    return sorted(set(stated)) or ["unknown"]
+    sources = manifest.get("sources", ())
+    stated = (name for source in sources for name in source.get("licences") or [source.get("licence")])
+    return sorted({str(name or "unknown").strip() for name in stated}) or ["unknown"]
 
 
 def listed_files(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

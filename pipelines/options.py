@@ -62,7 +62,7 @@ def _described(name: str, function: Callable[..., Any]) -> Iterator[str]:
     yield f"### {name}"
     yield inspect.getdoc(function) or ""
     parameters = inspect.signature(function, eval_str=True).parameters.values()
-    options = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "engine"]
+    options = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in catalog.HANDED]
     yield _table(options) if options else "No options."
 
 

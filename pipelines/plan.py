@@ -12,19 +12,23 @@ import polars as pl
 import pyarrow as pa
 
 from tracemill.pipelines import catalog
+from tracemill.pipelines.benchmarks import read_benchmarks
 from tracemill.pipelines.catalog import Plugin
+from tracemill.pipelines.columns import EVERY
 from tracemill.pipelines.export import find_view
 from tracemill.pipelines.foresee import check_steps, recipes_fault, trace_types
 from tracemill.pipelines.parquet import sha256_of
+from tracemill.schemas.benchmarks import Benchmarks
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.levels import Levels
-from tracemill.schemas.recipe import EngineTable, Recipe, Step
+from tracemill.schemas.recipe import EngineTable, Recipe, Source, Step
 from tracemill.schemas.request import Capability
 from tracemill.schemas.rows import Problem
 from tracemill.schemas.tables import COMMON, Kind, declared
 from tracemill.schemas.views import MADE_OF, View
 from tracemill.synth.backends.scripted import Reply
 from tracemill.synth.embed import Embedder, open_embedder
+from tracemill.synth.fit import check_one_tokenizer
 from tracemill.synth.models import open_role
 from tracemill.synth.roles import Role
 from tracemill.synth.verify import Verifier
@@ -49,6 +53,8 @@ class Plan:
     """SHA-256 of each file and folder that the method reads beside the sources, by its name."""
     embedder: Embedder | None = None
     """What selectors by meaning get as their `engine`."""
+    benchmarks: Benchmarks | None = None
+    """What the filter `contaminated` and the selector `decontaminate` look for."""
 
     @cached_property
     def synthesis(self) -> str:
@@ -77,15 +83,21 @@ class Plan:
 
     @cached_property
     def columns(self) -> pa.Schema:
-        """The columns of traces beyond the common ones, as the COLUMNS of method and scores declare them."""
-        makers = (self.method, *self.scores)
-        schemas = [declared(maker.about("COLUMNS", {}), where=f"{maker.name}: COLUMNS") for maker in makers]
-        return pa.unify_schemas(schemas)
+        """The columns of traces beyond the common ones, as method and scores declare them."""
+        makers: dict[str, tuple[Plugin, pa.Field[Any]]] = {}
+        for maker in (self.method, *self.scores):
+            for column in declared(maker.columns() or {}, where=f"{maker.name}: COLUMNS"):
+                if column.name in makers:
+                    _check_shared(column, maker, *makers[column.name])
+                makers.setdefault(column.name, (maker, column))
+        return pa.schema([column for _, column in makers.values()])
 
     @property
     def all_declared(self) -> bool:
         """Whether traces will have the common columns and `columns`, and no others."""
-        return all(maker.about("COLUMNS", None) is not None for maker in (self.method, *self.scores))
+        if any(source.columns for source in self.recipe.source):
+            return False  # of what type is known when they are read
+        return all(maker.columns() is not None for maker in (self.method, *self.scores))
 
     @cached_property
     def own_tables(self) -> Mapping[str, pa.Schema]:
@@ -94,6 +106,17 @@ class Plan:
         return {
             name: declared(columns, where=f"{self.method.name}: TABLES[{name!r}]") for name, columns in tables.items()
         }
+
+    @property
+    def verifier_facts(self) -> dict[str, Any]:
+        """How answers are found and compared, for a manifest."""
+        verify = self.recipe.verify
+        return {"use": verify.use, "extract": verify.extract, "identity": self.verifier.identity}
+
+    @property
+    def plugin_hashes(self) -> dict[str, str]:
+        """The hash of the code of each plug-in, by its name in the recipe."""
+        return {p.name: p.code for p in (self.method, *self.scores, *self.filters, *self.selectors)}
 
     @property
     def folds(self) -> bool:
@@ -133,28 +156,37 @@ def resolve(
     `given`: the traces are in the source (`tracemill curate`). `runtime` is where running engines leave their records,
     `vectors` where embeddings are kept.
     """
+    if given and recipe.synth is None:
+        recipe = recipe.model_copy(update={"source": tuple(map(_own_rows, recipe.source))})
     method = catalog.find("synth", _method_step(recipe, given=given))
     _check_given(recipe, method, given=given)
-    asks = not given or recipe.score or recipe.synth  # a method that samples nothing may still count tokens
-    roles = _roles(recipe, _levels(method), runtime, reply) if asks else {}
+    asks = not given or recipe.score or recipe.synth or recipe.models  # who samples nothing may still count tokens
+    roles = roles_of(recipe, levels_of(method), runtime, reply) if asks else {}
+    benchmarks = read_benchmarks(recipe.benchmarks) if recipe.benchmarks else None
     plan = Plan(
         recipe=recipe,
         method=method,
         scores=tuple(catalog.find("score", step) for step in recipe.score),
-        filters=tuple(catalog.find("filters", step) for step in recipe.filters),
-        selectors=tuple(catalog.find("selectors", step) for step in recipe.select),
-        keeps=tuple(tuple(catalog.find("filters", step) for step in source.keep) for source in recipe.source),
+        filters=tuple(catalog.find("filters", step).with_benchmarks(benchmarks) for step in recipe.filters),
+        selectors=tuple(catalog.find("selectors", step).with_benchmarks(benchmarks) for step in recipe.select),
+        keeps=tuple(
+            tuple(catalog.find("filters", step).with_benchmarks(benchmarks) for step in source.keep)
+            for source in recipe.source
+        ),
         views={
             name: find_view(name, {} if options is True else options)
             for name, options in recipe.views.items()
             if options is not False
         },
         roles=roles,
-        verifier=_verifier(recipe),
+        verifier=verifier_of(recipe),
         files=_files(method),
         embedder=_embedder(recipe, runtime, vectors or runtime / "vectors"),
+        benchmarks=benchmarks,
     )
+    _check_benchmarks(plan)
     _check_capabilities(plan)
+    _check_tokenizers(plan)
     _check_tools(plan)
     _check_budget(plan)
     _check_tables(plan)
@@ -181,6 +213,14 @@ def _method_step(recipe: Recipe, *, given: bool) -> Step:
     if not all(source.response or source.responses for source in recipe.source):
         raise RecipeError("`tracemill curate` needs the column of the traces: response = '...' in each [[source]]")
     return Step(use="given")
+
+
+def _own_rows(source: Source) -> Source:
+    """A table of the store that is read for its traces: they stand where every version has them, and keep what they are."""
+    if source.ref is None or source.response or source.responses:
+        return source
+    own = {"id": "problem_id", "answer": "gold", "response": "messages", "trace": "id", "columns": (EVERY,)}
+    return source.model_copy(update={key: getattr(source, key) or value for key, value in own.items()})
 
 
 def _check_given(recipe: Recipe, method: Plugin, *, given: bool) -> None:
@@ -223,13 +263,13 @@ def _content(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _levels(method: Plugin) -> Levels | None:
+def levels_of(method: Plugin) -> Levels | None:
     """The other weights that the method asks for, where it asks for any."""
     declare = method.about("levels", None)
     return method.ask(declare) if declare is not None else None
 
 
-def _roles(recipe: Recipe, levels: Levels | None, runtime: Path, reply: Reply | None) -> dict[str, Role]:
+def roles_of(recipe: Recipe, levels: Levels | None, runtime: Path, reply: Reply | None) -> dict[str, Role]:
     """Every role with its engine; a role without an engine of its own runs on the solver's kind of engine."""
     for stray in sorted(recipe.engines.keys() - recipe.models.keys()):
         raise RecipeError(f"engines.{stray} has no models.{stray} to run")
@@ -249,7 +289,7 @@ def _roles(recipe: Recipe, levels: Levels | None, runtime: Path, reply: Reply | 
     }
 
 
-def _verifier(recipe: Recipe) -> Verifier:
+def verifier_of(recipe: Recipe) -> Verifier:
     solver = recipe.models.get("solver")
     return Verifier(
         use=recipe.verify.use,
@@ -265,6 +305,16 @@ def _embedder(recipe: Recipe, runtime: Path, vectors: Path) -> Embedder | None:
     if not recipe.select:
         raise RecipeError("[embedder] serves selectors, and the recipe has no [[select]]; take it out")
     return open_embedder(recipe.embedder, runtime=runtime, cache=vectors)
+
+
+def _check_benchmarks(plan: Plan) -> None:
+    """Refuse benchmarks that no step looks for."""
+    steps = (*plan.filters, *plan.selectors, *(keep for keeps in plan.keeps for keep in keeps))
+    if plan.benchmarks is not None and not any(step.takes("benchmarks") for step in steps):
+        raise RecipeError(
+            "[benchmarks] serves the filter contaminated and the selector decontaminate, and the recipe has neither; take it out, "
+            "or add [[select]] with use = 'decontaminate'"
+        )
 
 
 def _check_capabilities(plan: Plan) -> None:
@@ -284,6 +334,14 @@ def _check_capabilities(plan: Plan) -> None:
                         f"{plugin.name} needs {capability!r} of the role {role!r}, and an engine of kind {kind!r} as it is set "
                         f"up cannot do it; it can: {', '.join(sorted(plan.roles[role].backend.capabilities))}"
                     )
+
+
+def _check_tokenizers(plan: Plan) -> None:
+    """Roles between which a plug-in hands on token ids have one tokenizer."""
+    for plugin in (plan.method, *plan.scores):
+        roles: tuple[str, ...] = plugin.about("ONE_TOKENIZER", ())
+        for other in roles[1:]:
+            check_one_tokenizer(plugin.name, plan.roles[roles[0]], plan.roles[other])
 
 
 def _check_tools(plan: Plan) -> None:
@@ -330,6 +388,17 @@ def _check_views(plan: Plan) -> None:
             )
         if name == "mixchain-wide" and not plan.folds:
             raise RecipeError(f'views.{name} needs synth.layout = "wide"; set that, or take it out of [views]')
+
+
+def _check_shared(column: "pa.Field[Any]", maker: Plugin, before: Plugin, known: "pa.Field[Any]") -> None:
+    """Two plug-ins of one file share its COLUMNS; any others that declare the same column get in each other's way."""
+    if known.type == column.type and maker.module.__name__ == before.module.__name__ and maker.name != before.name:
+        return
+    types = f"both as {known.type}" if known.type == column.type else f"as {known.type} and as {column.type}"
+    raise RecipeError(
+        f"{before.name} and {maker.name} declare the same column {column.name!r}, {types}, and a trace has it once; take one of "
+        "them out, or give its columns another name: with its option `name` where it has one, in COLUMNS where it is yours"
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -19,6 +19,7 @@ from tracemill.pipelines.problem_filters import ProblemFilters
 from tracemill.pipelines.progress import Report, span
 from tracemill.pipelines.screens import columns
 from tracemill.pipelines.shard_work import locked_work
+from tracemill.pipelines.sources import source_name
 from tracemill.pipelines.spool import Spool
 from tracemill.pipelines.store import Store
 from tracemill.pipelines.synthesize import synthesize
@@ -33,19 +34,28 @@ from tracemill.synth.journal import Journal
 from tracemill.synth.roles import Role, with_backend
 
 
-def check(recipe: Recipe, store: Store) -> Iterator[str]:
-    """Resolve the recipe, read its sources and reach its servers; a line for each thing found."""
+def check(recipe: Recipe, store: Store, *, reach: bool = True) -> Iterator[str]:
+    """Resolve the recipe, read its sources and, unless `reach` says no, reach its servers; a line for each thing found."""
     plan = resolve(recipe, given=recipe.synth is None, runtime=store.engines_folder, vectors=store.vectors_folder)
     work = store.work_folder(recipe.name)
     with locked_work(work, recipe.name), Spool(work / "spool.sqlite") as spool:
-        read_problems(plan, store, spool, Report())
+        taken = read_problems(plan, store, spool, Report())
         ProblemFilters(plan, spool)
         counts = spool.ingest_counts()
         if counts is not None:
-            yield f"problems  {counts.problems:,}; {counts.rejected:,} rows refused, {counts.collapsed:,} identical rows collapsed"
+            merged = f", {counts.merged:,} rows bring further traces" if counts.merged else ""
+            yield (
+                f"problems  {counts.problems:,}; {counts.rejected:,} rows refused, {counts.collapsed:,} identical rows "
+                f"collapsed{merged}"
+            )
+        for source, part in zip(plan.recipe.source, taken, strict=True):
+            if part.left_out:
+                name = source_name(source)
+                yield f"  {name}: {part.problems:,} of {part.held:,} problems taken, {part.left_out:,} left out by its {part.why}"
         for rejection in islice(spool.source_rejections(), 5):
             yield f"  refused row {rejection.row_number}: {rejection.reason}"
-    asyncio.run(_reach(plan))
+    if reach:
+        asyncio.run(_reach(plan))
     for name, role in plan.roles.items():
         drawing = role.defaults
         yield (

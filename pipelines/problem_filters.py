@@ -12,7 +12,7 @@ import msgspec
 import polars as pl
 
 from tracemill.pipelines import outcomes
-from tracemill.pipelines.catalog import Plugin
+from tracemill.pipelines.benchmarks import identity_of_benchmarks
 from tracemill.pipelines.foresee import recipes_fault
 from tracemill.pipelines.plan import Plan
 from tracemill.pipelines.spool import Spool
@@ -27,7 +27,7 @@ class ProblemFilters:
         self._plan = plan
         self._schemas = _schemas(plan, spool) if any(plan.keeps) else {}
         self._keeps = [[(plugin.name, plugin.call()) for plugin in keeps] for keeps in plan.keeps]
-        self._marks = {index: _mark(plan.keeps[index], schema) for index, schema in self._schemas.items()}
+        self._marks = {index: _mark(plan, index, schema) for index, schema in self._schemas.items()}
         for index, schema in self._schemas.items():
             for name, keep in self._keeps[index]:
                 with recipes_fault(_place(index, name)):
@@ -49,14 +49,29 @@ class ProblemFilters:
                 return name, why
         return None
 
+    def kept(self, problems: Sequence[Problem]) -> list[bool]:
+        """Of problems of one source, which its filters keep: many at once, for who has to know before any is worked on."""
+        index = problems[0].source_index
+        frame = pl.DataFrame(
+            list(map(outcomes.problem_columns, problems)), schema=self._schemas.get(index), strict=False
+        )
+        kept = pl.Series("kept", [True]).new_from_index(0, len(problems))
+        for name, keep in self._keeps[index]:
+            with recipes_fault(_place(index, name)):
+                kept &= frame.with_columns(keep.alias("_why"))["_why"].is_null()
+        return kept.to_list()
+
 
 def _place(index: int, name: str) -> str:
     return f"source.{index}.keep: {name}"
 
 
-def _mark(keeps: Sequence[Plugin], schema: Mapping[str, Any]) -> str:
-    """Hash of the filters of one source and the types of the columns they see."""
-    steps = [[plugin.name, plugin.options, plugin.code] for plugin in keeps]
+def _mark(plan: Plan, index: int, schema: Mapping[str, Any]) -> str:
+    """Hash of the filters of one source, the types of the columns they see, and the benchmarks that they look for."""
+    keeps = plan.keeps[index]
+    steps: list[Any] = [[plugin.name, plugin.options, plugin.code] for plugin in keeps]
+    if plan.benchmarks is not None and any(plugin.takes("benchmarks") for plugin in keeps):
+        steps.append(identity_of_benchmarks(plan.benchmarks, plan.recipe.benchmarks))
     types = {name: str(dtype) for name, dtype in schema.items()}
     return hashlib.sha256(msgspec.json.encode([steps, types], order="sorted")).hexdigest()
 
@@ -64,7 +79,7 @@ def _mark(keeps: Sequence[Plugin], schema: Mapping[str, Any]) -> str:
 def _schemas(plan: Plan, spool: Spool) -> dict[int, dict[str, Any]]:
     """The columns that problem filters see, by source."""
     found: dict[int, dict[str, set[type]]] = {}
-    for problem in spool.problems(of_all_shards=True):  # the types of columns are the same for every shard
+    for problem in spool.problems(left_out_too=True):  # types must not hang on what a mix or a shard takes
         if plan.keeps[problem.source_index]:
             columns = found.setdefault(problem.source_index, {})
             for name, value in outcomes.problem_columns(problem).items():

@@ -91,17 +91,18 @@ class Lines(Report):
         self._last, self._whole = 0.0, False
 
     def step(self, name: str) -> None:
-        self._say(name)
+        self.say(name)
 
     def update(self, tally: Tally) -> None:
         whole = tally.done == tally.total
         if time.monotonic() - self._last >= self._between or (whole and not self._whole):
             self._last, self._whole = time.monotonic(), whole
-            self._say(line(tally))
+            self.say(line(tally))
             for note in tally.notes:
-                self._say(note)
+                self.say(note)
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Write one line."""
         self._stream.write(f"{datetime.now():%H:%M:%S} {text}\n")  # noqa: DTZ005 - the reader's own clock
         self._stream.flush()
 

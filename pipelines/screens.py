@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from tracemill.pipelines.dataset import Dataset
 from tracemill.pipelines.lineage import shown_accuracy
 from tracemill.pipelines.progress import span
+from tracemill.pipelines.replays import last_replay, replay_told
 from tracemill.pipelines.shard_work import is_locked, shards_here
 from tracemill.pipelines.store import Store
 from tracemill.pipelines.summaries import shown_summary
@@ -115,6 +116,8 @@ def show_lines(dataset: Dataset) -> Iterator[str]:
     level = manifest.get("determinism")
     if level:
         yield f"promise   {level['level']}: {level['promise']}"
+    if last := last_replay(dataset.path.parent.parent, dataset):
+        yield f"replayed  {replay_told(last)}"
     yield ""
     yield from version_lines(manifest)
     yield from _views(dataset)

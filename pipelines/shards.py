@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tracemill.pipelines.brake import Brake
 from tracemill.pipelines.build import (
     Built,
     build,
@@ -76,6 +77,7 @@ def build_shard(
     *,
     reply: Reply | None = None,
     report: Report | None = None,
+    brake: Brake | None = None,
     patience: float = 0.0,
 ) -> ShardDone:
     """Answer the problems of one shard, or go on where the last run stopped; the samples are in the journal when it returns.
@@ -91,9 +93,9 @@ def build_shard(
         report.step("reading problems")
         with alone_with_problems(work), Spool(work / "spool.sqlite") as whole:
             read_problems(plan, store, whole, report)
-        spool = Spool(place / "spool.sqlite", problems=work / "spool.sqlite", shard=shard.pair)
+            spool = whole.of_shard(place / "spool.sqlite", shard.number, shard.of)
         with spool, open_shop(plan, store, report, shard.pair) as (shop, segments):
-            tally = asyncio.run(synthesized(plan, spool, shop, report, segments, share_failures=True))
+            tally = asyncio.run(synthesized(plan, spool, shop, report, segments, brake, share_failures=True))
         refuse_if_interrupted(tally)
         if segments is not None:
             segments.all_sent()
@@ -109,12 +111,13 @@ def gather(
     reply: Reply | None = None,
     report: Report | None = None,
     client: "Client | None" = None,
+    brake: Brake | None = None,
 ) -> Built:
     """Join what shards have done into the version that one process would have made; nothing is sampled.
 
     `called` is the recipe as it stands on the command line. Raises ShardsMissing while problems have no outcome.
     """
-    return build(recipe, store, gather=called or recipe.name, reply=reply, report=report, client=client)
+    return build(recipe, store, gather=called or recipe.name, reply=reply, report=report, client=client, brake=brake)
 
 
 def check_shards(plan: Plan) -> None:

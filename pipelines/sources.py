@@ -25,7 +25,7 @@ from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import Source, suggest
 from tracemill.schemas.rows import Problem
 
-VERSION = 3
+VERSION = 4
 """Of what this module makes of a row; in every source key, so that a change reads all sources again."""
 _PATIENCE = 1000
 """Rows without the question column after which it is misspelt rather than rare, and without an answer after which the source counts as having none."""
@@ -153,7 +153,7 @@ def source_key(
     """What all problems of a recipe follow from: the content of its sources, and how (`code`: by what) they are read."""
     parts = []
     for source in sources:
-        mapping = source.model_dump(mode="json", exclude={"path", "keep"})
+        mapping = source.model_dump(mode="json", exclude={"path", "keep", "weight", "cap"})
         parts.append([source_hash(source, resolve=resolve), source_name(source), mapping])
     said = msgspec.json.encode([VERSION, code, gold_needed, parts], order="deterministic")
     return hashlib.sha256(said).hexdigest()

@@ -7,59 +7,53 @@ One process at a time writes (the build holds a lock); kill -9 loses at most the
 """
 
 import asyncio
-import hashlib
 import sqlite3
 import threading
-import unicodedata
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from tracemill.pipelines.rawrow import json_text
-from tracemill.pipelines.sources import SourceProblem, SourceRejection, place
-from tracemill.pipelines.spool_writer import OutcomeWriter, connect, pack, unpack
-from tracemill.schemas.rows import Problem, draw, qid
+from tracemill.pipelines.sources import SourceProblem, SourceRejection
+from tracemill.pipelines.spool_writer import OutcomeWriter, connect, unpack
+from tracemill.pipelines.twins import insert, problem_of, settle_twins
+from tracemill.schemas.rows import Problem
 
 _PAGE = 512
-_problem_decoder = msgspec.msgpack.Decoder(Problem)
 _rejection_decoder = msgspec.msgpack.Decoder(SourceRejection)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestCounts:
-    """What became of the rows of all sources: rows = problems + rejected + collapsed."""
+    """What became of the rows of all sources: rows = problems + rejected + collapsed + merged."""
 
     rows: int
     problems: int
     rejected: int
     collapsed: int
     """Rows that say the same as an earlier one of the same id."""
+    merged: int = 0
+    """Rows that bring further traces of a problem that stands in an earlier one."""
 
 
 class Spool:
     """Problems in, outcomes out. Opening it starts a run: `outcomes` gives what this run put or got."""
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        queue_bytes: int = 64 << 20,
-        problems: Path | None = None,
-        shard: tuple[int, int] | None = None,
-    ) -> None:
+    def __init__(self, path: Path, *, queue_bytes: int = 64 << 20, problems: Path | None = None) -> None:
         """`queue_bytes` is how much outcome may wait for the disk before `put_outcome` waits too.
 
-        A shard (number, of how many) has its problems in the file `problems`, which it only reads, and its outcomes in `path`.
+        `problems` is another spool whose problems are read in place of its own; see `of_shard`.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self._writer = OutcomeWriter(path, queue_bytes)
+        self._path = path
         self._read = connect(path)
         self._problems = self._read if problems is None else connect(problems)
-        self._mine = "" if shard is None else f" AND {_shard_number(shard[1])} = {shard[0]}"
         self._reading = threading.Lock()
+        self._admitted = "1"
         with self._writer.transaction() as db:
             db.execute("DELETE FROM touched")
 
@@ -78,41 +72,71 @@ class Spool:
         """Replace all problems by those of `rows`, or change nothing at all if reading `rows` raises.
 
         Of rows with one id, or ids that differ in nothing but Unicode form, white space or case, the first in source
-        order stays. The others collapse into it where they say the same; otherwise they are rejected.
+        order stays. The others collapse into it where they say the same; those that bring further traces of the same
+        problem are merged into it; the rest are rejected.
         """
         self._writer.flush()
         with self._writer.transaction() as db:
             db.execute("DROP INDEX IF EXISTS problems_draw")
             db.execute("DELETE FROM problems")
             db.execute("DELETE FROM source_rejections")
-            count = 0
+            count, by_source = 0, Counter[int]()
             for count, row in enumerate(rows, start=1):
-                _insert(db, count, row)
-            collapsed = _settle_twins(db)
+                by_source[row.source if isinstance(row, SourceRejection) else row.problem.source_index] += 1
+                insert(db, count, row)
+            collapsed, merged = settle_twins(db)
             db.execute("CREATE UNIQUE INDEX problems_draw ON problems (draw, problem_id)")
             counts = IngestCounts(
                 rows=count,
                 problems=_count(db, "problems"),
                 rejected=_count(db, "source_rejections"),
                 collapsed=collapsed,
+                merged=merged,
             )
-            facts = [("source_key", source_key), ("counts", msgspec.json.encode(counts).decode())]
+            facts = [
+                ("source_key", source_key),
+                ("counts", msgspec.json.encode(counts).decode()),
+                ("by_source", msgspec.json.encode(by_source).decode()),
+            ]
             db.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", facts)
         return counts
 
-    def count_problems(self) -> int:
-        """Of the whole recipe, or of the shard that this is the spool of."""
-        query = f"SELECT count(*) FROM problems WHERE true{self._mine}"  # noqa: S608 - numbers only
+    def rows_by_source(self) -> dict[int, int]:
+        """How many rows the last ingest read of each source."""
+        text = self._fact("by_source")
+        return msgspec.json.decode(text, type=dict[int, int]) if text else {}
+
+    def admit(self, cuts: Mapping[int, int]) -> None:
+        """Of each source named here, leave out the problems whose draw is above its cut; of the others, none."""
+        beyond = (f"(source = {int(source)} AND draw > {cut - (1 << 63)})" for source, cut in sorted(cuts.items()))
+        self._admitted = f"NOT ({' OR '.join(beyond)})" if cuts else "1"
+
+    def of_shard(self, path: Path, number: int, count: int) -> "Spool":
+        """The spool of one of `count` shards, in a file of its own: its problems are those of its number that are admitted here."""
+        shard = Spool(path, problems=self._path)
+        shard._admitted = f"{self._admitted} AND {_shard_number(count)} = {number}"
+        return shard
+
+    def count_problems(self, *, source: int | None = None, left_out_too: bool = False) -> int:
+        """How many problems are admitted, of one source or of all; `left_out_too`: how many the sources hold."""
+        where = "1" if left_out_too else self._admitted
+        where += f" AND source = {source}" if source is not None else ""
+        query = f"SELECT count(*) FROM problems WHERE {where}"  # noqa: S608 - numbers only
         return self._one(query, db=self._problems)[0]  # type: ignore[index, no-any-return]
 
-    def problems(self, *, of_all_shards: bool = False) -> Iterator[Problem]:
-        """All problems, or those of the shard, in the order of `draw(problem_id)`, one at a time.
+    def draw_at(self, source: int, place: int) -> int:
+        """The draw of the problem at this place of its source, counted from 1 in the order of draws."""
+        query = "SELECT draw FROM problems WHERE source = ? ORDER BY draw, problem_id LIMIT 1 OFFSET ?"
+        return self._one(query, (source, place - 1), db=self._problems)[0] + (1 << 63)  # type: ignore[index, no-any-return]
+
+    def problems(self, *, left_out_too: bool = False) -> Iterator[Problem]:
+        """The admitted problems, or all, in the order of `draw(problem_id)`, one at a time.
 
         No read transaction stays open between two of them, so a build of days does not make the write-ahead log grow.
         """
-        mine = "" if of_all_shards else self._mine
+        where = "1" if left_out_too else self._admitted
         query = (
-            f"SELECT draw, problem_id, seq FROM problems WHERE (draw, problem_id) > (?, ?){mine} "  # noqa: S608 - numbers only
+            f"SELECT draw, problem_id, seq FROM problems WHERE (draw, problem_id) > (?, ?) AND {where} "  # noqa: S608
             "ORDER BY draw, problem_id LIMIT ?"
         )
         last: tuple[int, str] = (-(1 << 63), "")
@@ -120,7 +144,7 @@ class Spool:
             for _, _, seq in page:
                 row = self._one("SELECT payload FROM problems WHERE seq = ?", (seq,), db=self._problems)
                 if row is not None:
-                    yield _problem_decoder.decode(unpack(row[0]))
+                    yield problem_of(row[0])
             last = page[-1][:2]
 
     def source_rejections(self) -> Iterator[SourceRejection]:
@@ -182,7 +206,8 @@ class Spool:
         self._writer.flush()
         query = (
             f"SELECT {_shard_number(shards)} AS shard, sum(t.problem_id IS NULL) AS lacking, count(*) "  # noqa: S608 - numbers only
-            "FROM problems LEFT JOIN touched AS t USING (problem_id) GROUP BY shard HAVING lacking > 0 ORDER BY shard"
+            f"FROM problems LEFT JOIN touched AS t USING (problem_id) WHERE {self._admitted} "
+            "GROUP BY shard HAVING lacking > 0 ORDER BY shard"
         )
         return {shard: (lacking, total) for shard, lacking, total in self._all(query, ())}
 
@@ -220,100 +245,6 @@ class Spool:
 def _shard_number(count: int) -> str:
     """`shard_of` in SQL: draws are stored less 2**63, and SQLite's remainder has the sign of what it divides."""
     return f"((draw % {count} + {count}) % {count} + {(1 << 63) % count}) % {count}"
-
-
-def _insert(db: sqlite3.Connection, seq: int, row: SourceProblem | SourceRejection) -> None:
-    if isinstance(row, SourceRejection):
-        db.execute("INSERT INTO source_rejections VALUES (?, ?)", (seq, pack(msgspec.msgpack.encode(row))))
-        return
-    problem = row.problem
-    values = (
-        seq,
-        draw(problem.problem_id) - (1 << 63),  # SQLite's integers are signed
-        problem.problem_id,
-        _digest(_one_form(problem.problem_id)),
-        _content(problem),
-        problem.source_index,
-        row.file,
-        row.row_number,
-        pack(msgspec.msgpack.encode(problem)),
-    )
-    db.execute("INSERT INTO problems VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
-
-
-def _one_form(problem_id: str) -> str:
-    """What all spellings of an id share that a person, a file system or a join could take for the same."""
-    return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", problem_id).casefold()).split())
-
-
-def _content(problem: Problem) -> bytes:
-    """What makes two rows of one id say the same: all but where they come from and the columns that only filters read."""
-    said = (
-        qid(problem.question),
-        problem.gold,
-        problem.difficulty,
-        problem.messages,
-        problem.tools,
-        problem.options,
-        problem.solution,
-        problem.chains,
-        problem.question_entities,
-        problem.answer_entities,
-        problem.responses,
-    )
-    return _digest(msgspec.json.encode(said, order="deterministic"))
-
-
-def _digest(data: str | bytes) -> bytes:
-    return hashlib.sha256(data.encode() if isinstance(data, str) else data).digest()[:16]
-
-
-def _settle_twins(db: sqlite3.Connection) -> int:
-    """Leave one problem an id; return how many rows collapsed into it. The others become rejections under their seq."""
-    db.execute("CREATE INDEX problems_twin ON problems (twin)")
-    first = "JOIN problems AS f ON f.seq = (SELECT min(seq) FROM problems WHERE twin = p.twin) WHERE p.seq > f.seq"
-    same = f"SELECT p.seq FROM problems AS p {first} AND p.content = f.content"  # noqa: S608 - fixed text
-    collapsed = db.execute(f"DELETE FROM problems WHERE seq IN ({same})").rowcount  # noqa: S608 - fixed text
-    columns = "p.seq, p.source, p.file, p.row_number, p.payload, f.source, f.file, f.row_number, f.payload"
-    clashes = db.execute(f"SELECT {columns} FROM problems AS p {first}")  # noqa: S608 - fixed text
-    for seq, *clash in clashes:
-        _insert(db, seq, _conflict(*clash))
-    db.execute("DELETE FROM problems WHERE seq IN (SELECT seq FROM source_rejections)")
-    db.execute("DROP INDEX problems_twin")
-    return collapsed
-
-
-def _conflict(
-    source: int,
-    file: str,
-    number: int,
-    payload: bytes,
-    first_source: int,
-    first_file: str,
-    first_number: int,
-    first: bytes,
-) -> SourceRejection:
-    mine, kept = (_problem_decoder.decode(unpack(packed)) for packed in (payload, first))
-    fields = (
-        *("problem_id", "question", "gold", "difficulty", "messages", "tools", "options", "solution", "chains"),
-        *("question_entities", "answer_entities", "responses"),
-    )
-    return SourceRejection(
-        source=source,
-        file=file,
-        row_number=number,
-        problem_id=mine.problem_id,
-        reason="conflicting_duplicate",
-        evidence={
-            **place(mine.source, file, number),
-            "first_id": kept.problem_id,
-            "first_row": first_number,
-            "first_file": first_file,
-            "first_source": first_source,
-            "differs": [name for name in fields if getattr(mine, name) != getattr(kept, name)],
-        },
-        row=json_text(msgspec.to_builtins(mine)),
-    )
 
 
 def _count(db: sqlite3.Connection, table: str) -> int:

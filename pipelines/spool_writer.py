@@ -46,7 +46,7 @@ def unpack(stored: bytes) -> bytes:
 
 def connect(path: Path) -> sqlite3.Connection:
     """Open the file with its tables; one that is no spool of this version is removed and begun anew."""
-    if path.exists() and not _current(path):
+    if path.exists() and not current(path):
         for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
             file.unlink(missing_ok=True)
     # any thread may use a connection, one at a time: the callers hold locks
@@ -63,7 +63,15 @@ def connect(path: Path) -> sqlite3.Connection:
     return db
 
 
-def _current(path: Path) -> bool:
+def in_memory() -> sqlite3.Connection:
+    """An empty spool that no file holds."""
+    db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    db.executescript(_TABLES)
+    return db
+
+
+def current(path: Path) -> bool:
+    """Whether a file is a spool of this version."""
     with contextlib.closing(sqlite3.connect(path, timeout=30)) as db:
         try:
             return _version(db) == VERSION

@@ -3,6 +3,7 @@
     <root>/<name>/<version>/     README.md, manifest.json, recipe.toml, <table>/part-00000.parquet
     <root>/<name>/latest         a symlink to the version that the last complete build ended in
     <root>/.journal .work/<name> .engines .vectors           what builds keep between runs
+    <root>/.replays              how many samples of a version came out the same when they were drawn anew
 
 A version is the hash of its content and of what identifies its making, so equal content is the equal version on any machine.
 It appears by one rename after every byte of it is on the disk: if it exists, it is whole.
@@ -19,6 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tracemill.pipelines.card import CardFacts, write_card
 from tracemill.pipelines.card_parts import lengths
@@ -58,6 +60,11 @@ class Store:
     def vectors_folder(self) -> Path:
         """Where the vectors of embedded texts are kept, a folder for each encoder."""
         return _made(self.root / ".vectors")
+
+    @property
+    def replays_folder(self) -> Path:
+        """Where it is kept what replays of versions said, a file for each version."""
+        return _made(self.root / ".replays")
 
     def work_folder(self, name: str) -> Path:
         """Where builds of `name` keep unfinished work between runs."""
@@ -171,7 +178,7 @@ class Draft:
         )
         with watch_disk(dataset.path, needs=len(recipe_toml) + (64 << 10)):
             (self.path / "recipe.toml").write_text(recipe_toml, encoding="utf-8")
-            text = write_card(facts, card or CardFacts(), self._schemas)
+            text = write_card(facts, card or CardFacts(), self._schemas, self._views())
             (self.path / "README.md").write_text(text, encoding="utf-8")
             whole = sealed(facts, self._others())
             (self.path / "manifest.json").write_text(pretty_json(whole), encoding="utf-8")
@@ -189,6 +196,11 @@ class Draft:
         """How long the chosen traces are, folded or not."""
         table = "traces" if "traces" in self._tables else "rows"
         return lengths([self.path / file.path for file in self._tables[table].files])
+
+    def _views(self) -> dict[str, int]:
+        """The rows of each trainer's format in the draft."""
+        files = sorted(self.path.glob("views/*/*.parquet"))
+        return {file.parent.name: pq.read_metadata(file).num_rows for file in files}
 
     def _others(self) -> list[FileFacts]:
         """The files of the draft that belong to no table."""

@@ -38,6 +38,11 @@ def summary_of(plan: Plan, staged: Staged) -> dict[str, Any] | None:
     with recipes_fault(f"summary of {plan.method.name}"):
         own = {"tables": {name: parts.scan() for name, parts in staged.tables.items()}} if _wants_tables(ask) else {}
         summary: Summary = plan.method.ask(partial(ask, **own), _all_traces(plan, staged))
+    return plain_summary(summary)
+
+
+def plain_summary(summary: Summary) -> dict[str, Any]:
+    """A summary as plain data: estimates with their intervals."""
     rows = [{name: _plain(value) for name, value in row.items()} for row in summary.rows]
     return {"title": summary.title, "rows": rows, "note": summary.note}
 

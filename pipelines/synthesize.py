@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tracemill.pipelines import outcomes
+from tracemill.pipelines.brake import Brake
 from tracemill.pipelines.collector import collected_rarely
 from tracemill.pipelines.outcomes import Record
 from tracemill.pipelines.plan import Plan
@@ -71,6 +72,8 @@ class Tally:
     waiting: int = 0
     """Problems that came as far as the loaded weights bring them, and wait for others."""
     started: float = field(default_factory=time.monotonic)
+    seconds: float = 0.0
+    """From there to the end of the run."""
 
     def longest(self, most: int = 3) -> list[tuple[str, float]]:
         """The problems that have been open longest, and for how many seconds."""
@@ -97,8 +100,9 @@ async def synthesize(
     only_known: bool = False,
     limit: int | None = None,
     share_failures: bool = False,
+    brake: Brake | None = None,
 ) -> Tally:
-    """Take every problem of the spool, or the first `limit`, to its outcome in the spool. SIGINT and SIGTERM drain the run.
+    """Take every problem of the spool, or the first `limit`, to its outcome in the spool. SIGINT, SIGTERM and `brake` drain the run.
 
     `share_failures`: what fails is told to other machines by way of the journal, or, where nothing is sampled, taken from there.
     """
@@ -120,13 +124,14 @@ async def synthesize(
             loop.add_signal_handler(number, on_signal, number)
     shown = asyncio.create_task(_show(report, tally, shop))
     try:
-        with collected_rarely():
+        with collected_rarely(), (brake or Brake()).on(lambda number: loop.call_soon_threadsafe(on_signal, number)):
             await going
     except asyncio.CancelledError:
         if tally.signal is None:
             raise
     finally:
         shown.cancel()
+        tally.seconds = time.monotonic() - tally.started
         report.update(tally)
     return tally
 
@@ -280,21 +285,34 @@ class Run:
             record = outcomes.filtered(problem, *verdict)
             payload = outcomes.encode(record)
         else:
-            record, payload = await self._worked(problem, key)
+            record, payload = await self._shared(problem, key)
         await self.spool.put_outcome(problem.problem_id, key, payload)
         return record
 
-    async def _worked(self, problem: Problem, key: str) -> tuple[Record, bytes]:
+    async def _shared(self, problem: Problem, key: str) -> tuple[Record, bytes]:
+        """What the method makes of a problem; a failure is told to other machines, or taken from what they told."""
+        name = _failure_key(key)
+        try:
+            record, payload = await self._worked(problem)
+        except Stopped:
+            failure = (
+                (await self.shop.journal.get([name])).get(name) if self.share_failures and self.only_known else None
+            )
+            if not isinstance(failure, Failure):
+                raise
+            record = Record(problem, "failed", failure.reason)
+            return record, outcomes.encode(record)
+        if record.status == "failed" and self.share_failures and not self.only_known:
+            await self.shop.journal.put(name, Failure(record.reason or ""))
+        return record, payload
+
+    async def _worked(self, problem: Problem) -> tuple[Record, bytes]:
         """What the method makes of a problem, or what it raised. The one place where everything is caught."""
         engine = self.shop.engine(problem)
         try:
             record = await outcomes.work(self.plan, problem, engine)
             return record, outcomes.encode(record)
-        except Stopped:
-            if (known := await self._failed_elsewhere(problem, key)) is None:
-                raise
-            return known, outcomes.encode(known)
-        except (EngineLost, RecipeError, LawBroken, DiskFull):
+        except (Stopped, EngineLost, RecipeError, LawBroken, DiskFull):
             raise
         except asyncio.CancelledError as failure:
             if (task := asyncio.current_task()) is None or task.cancelling():
@@ -304,17 +322,7 @@ class Run:
             record = outcomes.failed(problem, failure)
         finally:
             self.shop.held -= engine.held
-        if self.share_failures and not self.only_known:
-            await self.shop.journal.put(_failure_key(key), Failure(record.reason or ""))
         return record, outcomes.encode(record)
-
-    async def _failed_elsewhere(self, problem: Problem, key: str) -> Record | None:
-        """What another machine's journal says of a problem that it could not finish, in a run that samples nothing."""
-        if not (self.share_failures and self.only_known):
-            return None
-        name = _failure_key(key)
-        failure = (await self.shop.journal.get([name])).get(name)
-        return Record(problem, "failed", failure.reason) if isinstance(failure, Failure) else None
 
     async def _keep(self, index: int, problem: Problem, record: Record) -> None:
         tally = self.tally

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tracemill.pipelines.brake import Brake
 from tracemill.pipelines.build import Built, read_problems
 from tracemill.pipelines.cluster import cluster
 from tracemill.pipelines.plan import resolve
@@ -65,6 +66,7 @@ def spread(
     scheduler: str | None = None,
     report: Report | None = None,
     called: str | None = None,
+    brake: Brake | None = None,
 ) -> Built:
     """Build on `workers` processes of this machine, or on the workers of a Dask scheduler; the version is that of one process.
 
@@ -81,8 +83,9 @@ def spread(
         report.step("starting workers" if scheduler is None else f"joining {scheduler}")
         with cluster(workers, scheduler) as client:
             driver = Driver(recipe, store, client, total, report, owned=scheduler is None)
-            driver.run()
-            built = gather(recipe, store, called=called, report=report, client=client)
+            with brake.on(driver.stop) if brake is not None else contextlib.nullcontext():
+                driver.run()
+            built = gather(recipe, store, called=called, report=report, client=client, brake=brake)
     built.tally.meter = driver.meter_of(built.tally.meter)
     return built
 
@@ -300,15 +303,18 @@ class Driver:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {
+            number: signal.signal(number, lambda number, _: self.stop(number))
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _on_signal(self, number: int, frame: object) -> None:
-        del frame
+    def stop(self, number: int) -> None:
+        """Let all shards drain, as for this signal; a second time, let go of what is in flight."""
         self._signals.append(number)
 
 

@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tracemill.schemas.request import Adapter, Completion, Message, Sampling, TokenScores
+from tracemill.schemas.request import Adapter, Completion, Message, Rendered, Reward, Sampling, TokenScores
 from tracemill.schemas.rows import Judgement, Outcome, Problem, Selection, Verdict
 
-PromptLike = str | tuple[Message, ...]
-"""Messages, or a text that becomes one user message."""
+PromptLike = str | tuple[Message, ...] | Rendered
+"""Messages, a text that becomes one user message, or what `Engine.rendered` made of either."""
 
 
 class Engine(Protocol):
@@ -54,8 +54,12 @@ class Engine(Protocol):
         *,
         role: str = "solver",
         adapter: Adapter | None = None,
+        top: int = 0,
     ) -> TokenScores:
-        """Log-probs of the tokens of `continuation` after `prompt`."""
+        """Log-probs of the tokens of `continuation` after `prompt`, and the `top` likeliest ones at each position (at most 20).
+
+        A score is no draw: whoever asks for the same one, in whatever problem, gets the one that is journaled.
+        """
         ...
 
     async def judge(
@@ -65,6 +69,16 @@ class Engine(Protocol):
 
         Read from the `top` likeliest tokens of the first position, at most 20, before temperature and truncation. It is no draw:
         the same question is asked once, by whomever. Needs the capability `logprobs`.
+        """
+        ...
+
+    async def reward(
+        self, prompt: str | tuple[Message, ...], reply: str, *, role: str = "reward", by_step: bool = False
+    ) -> Reward:
+        """What the role's reward model gives `reply` as an answer to `prompt`: for the whole of it, or by steps.
+
+        For the whole, the numbers are those before any activation; by steps they are the probabilities that process reward models
+        are trained for. It is no draw: the same question is asked once, by whomever. Needs the capability `reward`.
         """
         ...
 
@@ -88,7 +102,19 @@ class Engine(Protocol):
         """The name that rows show for a role's model."""
         ...
 
-    def conversation(self, prompt: PromptLike, role: str = "solver") -> tuple[Message, ...]:
+    def revision(self, role: str = "solver") -> str:
+        """What proves a role's weights: their hash or Hub commit; `unverified` where a server cannot prove one."""
+        ...
+
+    def rendered(self, prompt: PromptLike, role: str = "solver") -> Rendered:
+        """`prompt` as the role's model is shown it, for a second role that is to read the very same tokens.
+
+        A plug-in that hands on tokens names the roles in a module-level `ONE_TOKENIZER = ("solver", "teacher")`: where their
+        tokens differ, the recipe is refused.
+        """
+        ...
+
+    def conversation(self, prompt: str | tuple[Message, ...], role: str = "solver") -> tuple[Message, ...]:
         """The turns that the model is shown for `prompt`, the recipe's system prompt included: a trace's prompt."""
         ...
 
@@ -100,7 +126,9 @@ class Engine(Protocol):
         """Tokens of a given text, by the role's tokenizer; words where no model is at hand."""
         ...
 
-    def token_starts(self, text: str, prompt: PromptLike | None = None, role: str = "solver") -> list[int] | None:
+    def token_starts(
+        self, text: str, prompt: str | tuple[Message, ...] | None = None, role: str = "solver"
+    ) -> list[int] | None:
         """Where in `text` each token of it begins, in characters; with `prompt`, those of the whole conversation.
 
         The tokens of the prompt, rendered as the model is shown it, come first and begin at negative numbers. None where no

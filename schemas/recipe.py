@@ -18,7 +18,7 @@ FORMATS = (
     *("trl-sft", "trl-dpo", "trl-kto", "trl-grpo", "verl", "sharegpt", "alpaca", "openrlhf"),
     *("mixchain-wide", "mixchain-long", "knowrl"),
     *("hrm", "trl-prm", "step-pairs", "rest", "omega-pairs"),
-    *("medverse", "petri-linear", "petri-dag"),
+    *("medverse", "petri-linear", "petri-dag", "zip-rc"),
 )
 """What `[views]` and `tracemill export --to` know."""
 WEIGHTS = ("adapter", "start", "end")
@@ -74,8 +74,12 @@ class Source(_Table):
     response: str | None = None
     responses: tuple[str, ...] = ()
     steps: str | None = None
+    trace: str | None = None
+    columns: tuple[str, ...] = ()
     licence: str = "unknown"
     limit: Annotated[int, Field(gt=0)] | None = None
+    cap: Annotated[int, Field(gt=0)] | None = None
+    weight: Annotated[float, Field(gt=0)] | None = None
     keep: tuple[Step, ...] = ()
 
     @model_validator(mode="after")
@@ -86,6 +90,8 @@ class Source(_Table):
             raise ValueError("give response or responses, not both")
         if self.kp_kept is not None and self.kp_list is None:
             raise ValueError("kp_kept holds places in a list of knowledge points: name its column, kp_list, too")
+        if not (self.response or self.responses) and (self.trace is not None or (self.columns and self.ref is None)):
+            raise ValueError("trace and columns say more of given traces: name their column, response, too")
         return self
 
 
@@ -157,6 +163,25 @@ class EmbedderTable(_Table):
     prefix: str = ""
 
 
+class BenchmarkTable(_Table):
+    """A benchmark that the dataset must not hold: where its items are, and in which columns."""
+
+    path: str | None = None
+    hub: str | None = None
+    config: str | None = None
+    split: str = "test"
+    revision: str | None = None
+    question: str = "question"
+    solution: str | None = None
+    id: str | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "BenchmarkTable":
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("a benchmark needs exactly one of path and hub")
+        return self
+
+
 class VerifyTable(Step):
     """How answers are compared with the gold; unknown options go to a grader of the user's own."""
 
@@ -191,6 +216,7 @@ class Recipe(_Table):
     models: Mapping[str, ModelTable] = Field(default_factory=dict)
     engines: Mapping[str, EngineTable] = Field(default_factory=dict)
     embedder: EmbedderTable | None = None
+    benchmarks: Mapping[str, BenchmarkTable] = Field(default_factory=dict)
     verify: VerifyTable = VerifyTable()
     synth: Step | None = None
     score: tuple[Step, ...] = ()
@@ -200,6 +226,16 @@ class Recipe(_Table):
     views: Annotated[Mapping[str, bool | Mapping[str, Any]], AfterValidator(_known_format)] = Field(
         default_factory=dict
     )
+
+    @model_validator(mode="after")
+    def _all_weighed(self) -> "Recipe":
+        without = [index for index, source in enumerate(self.source) if source.weight is None]
+        if without and len(without) < len(self.source):
+            raise ValueError(
+                f"source.{without[0]} has no weight beside sources that have one: weights are shares of one mix, so give each "
+                "source one, or none"
+            )
+        return self
 
 
 def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -283,6 +319,8 @@ def _anchor(table: dict[str, Any], folder: Path) -> None:
         for key in ("name", "tokenizer", "template"):
             _anchor_key(model, key, folder, only_if_path=True)
     _anchor_key(table.get("embedder"), "name", folder, only_if_path=True)
+    for benchmark in _tables(table.get("benchmarks")):
+        _anchor_key(benchmark, "path", folder)
     for engine in _tables(table.get("engines")):
         _anchor_key(engine, "script", folder, only_if_path=True)
         _anchor_key(engine, "segments", folder, only_if_path=True)
@@ -360,6 +398,7 @@ _TABLES: Mapping[str, type[BaseModel]] = {
     "models": ModelTable,
     "engines": EngineTable,
     "embedder": EmbedderTable,
+    "benchmarks": BenchmarkTable,
     "budget": Budget,
 }
 

@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NotRequired, Protocol, TypedDict
+from typing import Any, Literal, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import msgspec
 
@@ -28,6 +28,15 @@ class Message(TypedDict):
 
 Prompt = str | tuple[int, ...] | tuple[Message, ...]
 """Text or token ids that were rendered here, or messages that the server renders."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A conversation as one role's model is shown it. Given to a second role as a prompt, it stays what it is."""
+
+    prompt: Prompt
+    text: str | None
+    """The same as text, special tokens written out; None where the server renders."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +95,9 @@ class Request:
     prompt: Prompt
     sampling: Sampling
     problem_id: str
-    kind: Literal["complete", "score"] = "complete"
+    kind: Literal["complete", "score", "reward", "step_reward"] = "complete"
     prefix: str | tuple[int, ...] | None = None
-    """What the completion is forced to begin with (complete), or the tokens to score (score)."""
+    """What the completion is forced to begin with (complete), the tokens to score (score), or the reply of messages (reward)."""
     adapter: Adapter | None = None
     tools: str | None = None
     """Canonical JSON of the tools that the template shows, where the server renders."""
@@ -148,7 +157,19 @@ class Completion:
         return self.finish_reason == "length"
 
 
-Capability = Literal["complete", "prefix", "logprobs", "score", "adapter", "embed"]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reward:
+    """What a reward model gives a reply: numbers as it gives them, for the whole or for each step of it."""
+
+    values: tuple[tuple[float, ...], ...] = ()
+    """One row for the whole reply, or one for each step; as many numbers in each as the model has outputs."""
+    prompt_tokens: int = 0
+    """Tokens that were read, prompt and reply."""
+    too_long: str | None = None
+    """What the server says of a reply that is longer than the model reads; `values` is then empty."""
+
+
+Capability = Literal["complete", "prefix", "logprobs", "score", "adapter", "embed", "reward"]
 
 
 class Backend(Protocol):
@@ -182,3 +203,14 @@ class Backend(Protocol):
 
     def progress(self) -> Sequence[str]:
         """What a person should see now, a line each: an endpoint in quarantine, an engine being rebuilt. Often empty."""
+
+
+@runtime_checkable
+class Rewarding(Protocol):
+    """What a backend with the capability `reward` can do beside."""
+
+    async def reward(self, request: Request) -> Reward:
+        """What the model gives to `request.prefix` as the reply to `request.prompt`, by `request.kind`: whole, or by steps.
+
+        Where the conversation was rendered here, prompt and reply are one and there is no prefix. A reply that is too long for the model is no failure: it comes back so.
+        """

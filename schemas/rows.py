@@ -39,11 +39,32 @@ class Problem:
     kp_kept: tuple[int, ...] | None = None
     """The ones of them that somebody chose already: their places, ascending from 0."""
     responses: Mapping[str, str | None] = field(default_factory=dict)
-    """Given traces by the column they came from; None is a gap in a list of them."""
+    """Given traces by the column they came from, or the name they bring; None is a gap in a list of them."""
+    given: Mapping[str, "Given"] = field(default_factory=dict)
+    """What the source says of these traces, by the same names, where it says anything."""
     steps: tuple[Any, ...] | None = None
     """Given steps as their source has them, for a method to read; None where the source names no such column."""
     meta: Mapping[str, Any] = field(default_factory=dict)
     """The other columns of the source row, for filters."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What a source says of a trace that it brings, beside its text."""
+
+    named: bool = False
+    """Whether the source names the trace, and not its column."""
+    prompt: tuple[Message, ...] | None = None
+    """The turns before the answer, where the trace is the end of a conversation; None: those of the problem."""
+    source: str | None = None
+    licence: str | None = None
+    """Where they differ from the problem's: two sources may bring traces of one problem."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """Columns of its row that come along."""
+
+    def said(self) -> tuple[Any, ...]:
+        """All of it but where it comes from."""
+        return self.named, self.prompt, self.columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +200,8 @@ class Selection:
     tables: Mapping[str, pl.LazyFrame] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     """How the choice was made, plain data for the manifest: it may differ between machines and is not in the version's id."""
+    summary: Summary | None = None
+    """What was found, for the card."""
 
 
 def qid(question: str) -> str:

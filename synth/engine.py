@@ -14,7 +14,18 @@ import msgspec
 
 from tracemill.schemas.errors import EngineLost, ProblemFailed, RequestRefused
 from tracemill.schemas.plugins import PromptLike
-from tracemill.schemas.request import Adapter, Backend, Completion, Message, Request, Sampling, TokenScores
+from tracemill.schemas.request import (
+    Adapter,
+    Backend,
+    Completion,
+    Message,
+    Rendered,
+    Request,
+    Reward,
+    Rewarding,
+    Sampling,
+    TokenScores,
+)
 from tracemill.schemas.rows import Judgement, Problem, Verdict
 from tracemill.synth.gate import Gate, Stopped
 from tracemill.synth.journal import Journal
@@ -186,12 +197,13 @@ class ProblemEngine:
         *,
         role: str = "solver",
         adapter: Adapter | None = None,
+        top: int = 0,
     ) -> TokenScores:
         """See schemas/plugins.py."""
         asked = self._role(role)
         request = asked.request(
             prompt,
-            sampling=Sampling(max_tokens=1, logprobs=0),
+            sampling=Sampling(max_tokens=1, logprobs=top),
             prefix=continuation,
             tools=self.problem.tools,
             kind="score",
@@ -225,6 +237,23 @@ class ProblemEngine:
             self._asked.add(request.key)
             self.drawn.append(_drawn(asked, request, completion))
         return judgement(completion, answers, asked.renderer.text_of if asked.renderer else None)
+
+    async def reward(
+        self, prompt: str | tuple[Message, ...], reply: str, *, role: str = "reward", by_step: bool = False
+    ) -> Reward:
+        """See schemas/plugins.py."""
+        asked = self._role(role)
+        backend = asked.backend
+        if not isinstance(backend, Rewarding):
+            raise ProblemFailed(f"the engine of the role {role!r} serves no reward model: declare NEEDS for it")
+        request = asked.reward_request(prompt, reply, by_step=by_step)
+        known = (await self.shop.journal.get([request.key])).get(request.key)
+        if isinstance(known, Reward):
+            return known
+        async with self.shop.gate(asked).entered():
+            reward = await _unless_refused(backend.reward(request))
+        await self.shop.journal.put(request.key, reward, request)
+        return reward
 
     async def verify(self, text: str | Completion, gold: str | None, *, truncated: bool = False) -> Verdict:
         """See schemas/plugins.py."""
@@ -278,7 +307,14 @@ class ProblemEngine:
     def model_name(self, role: str = "solver") -> str:
         return self._role(role).model.name
 
-    def conversation(self, prompt: PromptLike, role: str = "solver") -> tuple[Message, ...]:
+    def revision(self, role: str = "solver") -> str:
+        return self._role(role).model.revision
+
+    def rendered(self, prompt: PromptLike, role: str = "solver") -> Rendered:
+        """See schemas/plugins.py."""
+        return self._role(role).rendered(prompt, self.problem.tools)
+
+    def conversation(self, prompt: str | tuple[Message, ...], role: str = "solver") -> tuple[Message, ...]:
         return self._role(role).conversation(prompt)
 
     def counter(self, role: str = "solver") -> str | None:
@@ -289,7 +325,9 @@ class ProblemEngine:
         asked = self.shop.roles.get(role)
         return asked.count(text) if asked else len(text.split())
 
-    def token_starts(self, text: str, prompt: PromptLike | None = None, role: str = "solver") -> list[int] | None:
+    def token_starts(
+        self, text: str, prompt: str | tuple[Message, ...] | None = None, role: str = "solver"
+    ) -> list[int] | None:
         """See schemas/plugins.py."""
         asked = self.shop.roles.get(role)
         return asked.token_starts(text, prompt, self.problem.tools) if asked else None

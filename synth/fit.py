@@ -12,6 +12,7 @@ from tracemill.schemas.errors import ProblemFailed, RecipeError
 from tracemill.schemas.recipe import suggest
 from tracemill.schemas.request import Message
 from tracemill.synth.render import Renderer
+from tracemill.synth.roles import Role
 
 OURS = ("messages", "tools", "add_generation_prompt")
 """Arguments of a template that every request sets itself."""
@@ -44,6 +45,31 @@ def check_arguments_without_template(where: str, kwargs: Mapping[str, Any]) -> N
         raise RecipeError(
             f"{where}.chat_template_kwargs: there is no chat template to read {', '.join(sorted(kwargs))}; take it out, or "
             "name a template: template = '...', or a tokenizer that brings one"
+        )
+
+
+def check_one_tokenizer(plugin: str, one: Role, other: Role) -> None:
+    """Raise a RecipeError unless token ids of `one` mean the same to `other`, which may know further ones."""
+    if one.tokenizer == other.tokenizer == "words":
+        return  # two scripted engines: their words are the same
+    for role in (one, other):
+        if role.send != "tokens" or role.renderer is None:
+            raise RecipeError(
+                f"{plugin} hands token ids from {one.name!r} to {other.name!r}, and {role.name!r} takes none as it is set up; use an "
+                "engine of kind vllm or hf, or openai with send = 'tokens' and a tokenizer"
+            )
+    assert one.renderer is not None and other.renderer is not None  # noqa: S101, PT018 - refused above
+    mine, its = (dict(r.tokenizer.get_vocab(with_added_tokens=True)) for r in (one.renderer, other.renderer))
+    for token, number in sorted(mine.items(), key=lambda entry: entry[1]):
+        if its.get(token) != number:
+            raise RecipeError(
+                f"{plugin} hands token ids from {one.name!r} to {other.name!r}, so both need one tokenizer; token {token!r} is "
+                f"{number} to {one.renderer.name} and {its.get(token, 'unknown')} to {other.renderer.name}: name two models of one family"
+            )
+    if inserted := [token for token, number in its.items() if token not in mine and number <= max(mine.values())]:
+        raise RecipeError(
+            f"{plugin} hands token ids from {one.name!r} to {other.name!r}: {other.renderer.name} has {inserted[0]!r} at an id "
+            f"that {one.renderer.name} leaves free below its last; name two models of one family"
         )
 
 

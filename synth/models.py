@@ -271,17 +271,22 @@ def _renderer(role: str, model: ModelTable, engine: EngineTable, folder: Path | 
         if not (folder / "tokenizer.json").is_file() and engine.kind not in IN_PROCESS:
             return None
         return Renderer.load(folder, model.name if not _is_path(model.name) else folder.name, template)
-    local = _local(named)
+    return open_renderer(f"models.{role}.tokenizer", named, template)
+
+
+def open_renderer(key: str, name: str, template: str | None = None, *, here: bool = False) -> Renderer:
+    """Tokenizer and template of a model, without the model; `template` is Jinja text. `here` reaches no network."""
+    local = _local(name)
     if local is not None:
         return Renderer.load(local, local.name, template)
     from huggingface_hub import snapshot_download
 
     try:
-        return Renderer.load(Path(snapshot_download(named, allow_patterns=TOKENIZER_FILES)), named, template)
+        folder = snapshot_download(name, allow_patterns=TOKENIZER_FILES, local_files_only=here)
     except (OSError, ValueError) as error:
-        raise RecipeError(
-            f"models.{role}.tokenizer: {named!r} is neither a folder nor to be had from the Hub: {error}"
-        ) from error
+        where = "in the cache of the Hub" if here else f"to be had from the Hub: {error}"
+        raise RecipeError(f"{key}: {name!r} is neither a folder nor {where}") from error
+    return Renderer.load(Path(folder), name, template)
 
 
 def _template(role: str, given: str | None) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from tracemill.schemas.request import Adapter, Backend, Message, Model, Prompt, Request, Sampling
+from tracemill.schemas.request import Adapter, Backend, Message, Model, Prompt, Rendered, Request, Sampling
 from tracemill.synth.render import Renderer, plain
 from tracemill.synth.weights.levels import Level
 
@@ -64,9 +64,18 @@ class Role:
             return (Message(role="system", content=self.system), *turns)
         return turns
 
+    def rendered(
+        self, prompt: str | Sequence[Message] | Rendered, tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> Rendered:
+        """What the model is shown for `prompt`; what is rendered already stays as it is."""
+        if isinstance(prompt, Rendered):
+            return prompt
+        turns = self.conversation(prompt)
+        return Rendered(self._rendered(turns, tools), self._text(turns, tools))
+
     def request(
         self,
-        prompt: str | Sequence[Message],
+        prompt: str | Sequence[Message] | Rendered,
         *,
         sampling: Sampling,
         prefix: str | tuple[int, ...] | None,
@@ -77,7 +86,7 @@ class Role:
         server = self.send == "chat"
         return Request(
             model=self.model,
-            prompt=self._rendered(self.conversation(prompt), tools),
+            prompt=prompt.prompt if isinstance(prompt, Rendered) else self._rendered(self.conversation(prompt), tools),
             prefix=prefix,
             sampling=sampling.over(self.defaults),
             tools=_canonical(tools) if server and tools else None,
@@ -87,15 +96,42 @@ class Role:
             **rest,
         )
 
+    def reward_request(self, prompt: str | Sequence[Message], reply: str, *, by_step: bool) -> Request:
+        """The request that asks this role what `reply` is worth. It depends on what is read, and on nothing of how others draw."""
+        turns = self.conversation(prompt)
+        server = self.send == "chat"
+        return Request(
+            model=self.model,
+            prompt=turns if server else self._closed((*turns, Message(role="assistant", content=reply))),
+            prefix=reply if server else None,
+            sampling=Sampling(),
+            kind="step_reward" if by_step else "reward",
+            template_kwargs=_canonical(self.template_kwargs) if server and self.template_kwargs else None,
+            problem_id="",
+            scope="reward",
+            seeds="none",
+        )
+
+    def _closed(self, turns: tuple[Message, ...]) -> Prompt:
+        """A whole conversation, its last turn the assistant's, that waits for nobody."""
+        if self.renderer is None:
+            return plain(turns)
+        text = self.renderer.text(turns, add_generation_prompt=False, **dict(self.template_kwargs or {}))
+        if self.send == "text":
+            return text
+        return self.renderer.encode(text, special=self.renderer.template is None)
+
     def _rendered(self, turns: tuple[Message, ...], tools: Sequence[Mapping[str, Any]] | None) -> Prompt:
+        if self.send == "tokens" and self.renderer is not None:
+            return self.renderer.tokens(turns, tools=tools, **dict(self.template_kwargs or {}))
+        return turns if (text := self._text(turns, tools)) is None else text
+
+    def _text(self, turns: tuple[Message, ...], tools: Sequence[Mapping[str, Any]] | None) -> str | None:
         if self.send == "chat":
-            return turns
+            return None
         if self.renderer is None:
             return plain(turns, tools=tools)
-        kwargs = dict(self.template_kwargs or {})
-        if self.send == "text":
-            return self.renderer.text(turns, tools=tools, **kwargs)
-        return self.renderer.tokens(turns, tools=tools, **kwargs)
+        return self.renderer.text(turns, tools=tools, **dict(self.template_kwargs or {}))
 
     @cached_property
     def opens_thought(self) -> bool:

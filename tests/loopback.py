@@ -164,11 +164,15 @@ class Loopback:
         app.router.add_get("/metrics", self._metrics)
         for path in ("/v1/completions", "/v1/chat/completions"):
             app.router.add_post(path, self._complete)
+        self._also(app)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.0, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, backlog=16384, reuse_address=True)
         await site.start()
         self.port = self._runner.addresses[0][1]
+
+    def _also(self, app: web.Application) -> None:
+        """Room for further routes."""
 
     async def stop(self) -> None:
         """Die: connections break, the port refuses."""

@@ -125,7 +125,8 @@ def test_latest_opens_what_it_points_to_though_datasets_caches_by_the_name_of_a_
 
 def test_the_snippets_of_a_card_run_in_its_folder(tmp_path: Path):
     dataset = commit(tmp_path)
-    snippets = re.findall(r"```python\n(.*?)```", card_of(dataset)[1], re.DOTALL)
+    section = card_of(dataset)[1].partition("## Load it")[2].partition("## ")[0]
+    snippets = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     assert len(snippets) == 2
     code = "\n".join([snippets[0], "assert rows.num_rows == 3", snippets[1], "assert rows.collect().height == 3"])
     offline(tmp_path, dataset.path, "-c", code)

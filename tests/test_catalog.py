@@ -230,6 +230,7 @@ def test_everything_that_ships_is_taken_with_its_defaults_or_names_the_option_it
         "cisc": "confidence: Field required",
         "distinct": "by: Field required",
         "exact_target": "rows: Field required",
+        "standardize": "column: Field required",
         "stratified": "by: Field required",
     }
     if name in needs:

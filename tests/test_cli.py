@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from tests.conftest import PROBLEMS
 from tracemill.pipelines.cli import app
+from tracemill.pipelines.templated import TEMPLATED
 from tracemill.schemas.recipe import FORMATS
 from tracemill.schemas.views import MADE_OF
 
@@ -253,8 +254,24 @@ def test_a_version_is_exported_for_every_trainer(tracemill: Run, recipe: str, tm
     said = tracemill("export", "sums", "--to", form, "--out", str(out)).stdout.splitlines()
     assert said[0] == str(out)
     height = pl.read_parquet(out / "*.parquet").height
+    if form in TEMPLATED:
+        assert "'scripted-solver' is neither a folder" in said.pop(1)
     assert said[1].startswith(f"rows    {height}, ")
     assert [line.split()[0] for line in said[2:]] == ([] if form in ("trl-grpo", "verl") else ["tokens"])
+
+
+def test_an_export_tells_its_tokens_in_the_template_that_is_named(tracemill: Run, recipe: str, tmp_path: Path):
+    tracemill("build", recipe, "-q")
+    asked = ("export", "sums", "--to", "trl-sft", "--out", str(tmp_path / "out"), "--tokenizer", "tiny-reasoner")
+    assert [line.split()[0] for line in tracemill(*asked).stdout.splitlines()[1:]] == [
+        "template",
+        "rows",
+        "tokens",
+        "cut",
+    ]
+    shown = tracemill("show", "sums", "--as", "trl-sft", "-n", "1", "--tokenizer", "tiny-reasoner").stdout
+    assert "--- row 1, the conversation" in shown
+    assert "'trl-sfr'; did you mean 'trl-sft'?" in tracemill("show", "sums", "--as", "trl-sfr", code=2).stderr
 
 
 def test_an_export_takes_options_and_is_quiet_when_asked(tracemill: Run, recipe: str, tmp_path: Path):

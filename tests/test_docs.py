@@ -16,6 +16,7 @@ from tracemill.pipelines.build import Built, build
 from tracemill.pipelines.store import Store
 from tracemill.schemas import errors
 from tracemill.schemas.recipe import (
+    BenchmarkTable,
     Budget,
     EmbedderTable,
     EngineTable,
@@ -229,13 +230,25 @@ def test_the_hints_guide_names_every_column_table_and_strategy():
     assert told == {*STRATEGIES, "given"}
 
 
+def test_the_guide_to_scores_lists_them_all_and_its_recipes_are_known():
+    text = read("scores.md")
+    assert {row[0].strip("`") for row in rows_of(text)} == set(catalog.names("score"))
+    for code in blocks(text, "python"):
+        exec(compile(code, "scores.md", "exec"), {})
+    for recipe in blocks(text, "toml"):
+        found = tomllib.loads(recipe)
+        for key, kind in (("score", "score"), ("filters", "filters"), ("select", "selectors")):
+            for step in found.get(key, ()):
+                assert catalog.find(kind, Step.model_validate(step))
+
+
 def test_the_guide_to_selection_runs_and_its_options_are_known():
     text = read("selection.md")
     for code in blocks(text, "python"):
         exec(compile(code, "selection.md", "exec"), {})
-    [recipe] = blocks(text, "toml")
-    [step] = tomllib.loads(recipe)["select"]
-    assert catalog.find("selectors", Step.model_validate(step))
+    steps = [step for recipe in blocks(text, "toml") for step in tomllib.loads(recipe)["select"]]
+    assert all(catalog.find("selectors", Step.model_validate(step)) for step in steps)
+    assert {step["use"] for step in steps} >= {"semantic_dedup", "decontaminate"}
 
 
 # ---- recipe.md
@@ -246,6 +259,7 @@ PAGES: Mapping[str, type[BaseModel]] = {
     "## [model]": ModelTable,
     "## [engine]": EngineTable,
     "## [embedder]": EmbedderTable,
+    "## [benchmarks.NAME]": BenchmarkTable,
     "## [verify]": VerifyTable,
     "## [budget]": Budget,
 }

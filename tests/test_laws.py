@@ -55,6 +55,12 @@ def in_steps(request: Request) -> str:
 
 METHODS: dict[str, Case] = {
     "sample": Case(options={"n": 5}),
+    "length_harmonize": Case(options={"n": 4, "k": 3}, recipe={"filters": [], "select": []}),
+    "reward_remaining_labels": Case(options={"n": 4}),
+    "offline_opd": Case(
+        options={"n": 2},
+        recipe={"models": {"teacher": {"name": "scripted-teacher", "max_tokens": 64}}},
+    ),
     "mixchain": Case(options={"adapter": "longer", "alphas": [0.2, 0.5, 0.8]}),
     "petri_trace": Case(
         options={"refine": [], "rounds": 2},

@@ -61,7 +61,7 @@ def runnable() -> Iterator[tuple[list[str], str | None]]:
         if block["kind"] == "python":
             file = re.match(r"# file: (\w+\.py)\n", text)
             yield [sys.executable, "-c", f"open({file[1]!r}, 'w').write({text!r})" if file else text], None
-        elif block["kind"] == "bash" and note != "needs: gpu":
+        elif block["kind"] == "bash" and not note.startswith("needs: "):
             yield ["bash", "-eo", "pipefail", "-c", text], None
         elif note.startswith("output of: "):
             yield ["bash", "-eo", "pipefail", "-c", note.removeprefix("output of: ")], text

@@ -64,7 +64,7 @@ def test_a_problem_is_in_one_shard_and_the_database_agrees_which(recipe: Make, s
     whole = store.work_folder("sums") / "spool.sqlite"
     for of in (1, 2, 3, 7, 64):
         for number in range(of):
-            with Spool(tmp_path / "own.sqlite", problems=whole, shard=(number, of)) as spool:
+            with Spool(whole) as all_of_it, all_of_it.of_shard(tmp_path / "own.sqlite", number, of) as spool:
                 ids = [problem.problem_id for problem in spool.problems()]
                 assert spool.count_problems() == len(ids)
             assert ids == [f for f in ids if shard_of(f, of) == number]

@@ -15,7 +15,7 @@ import pytest
 from tracemill.pipelines.sources import SourceProblem, SourceRejection
 from tracemill.pipelines.spool import IngestCounts, Spool
 from tracemill.schemas.errors import DiskFull, RecipeError
-from tracemill.schemas.rows import Problem, draw
+from tracemill.schemas.rows import Given, Problem, draw
 
 
 @pytest.fixture
@@ -125,7 +125,12 @@ DIFFERENT: dict[str, tuple[SourceProblem, SourceProblem, list[str]]] = {
     "question": (row("a", "6 * 7?"), row("a", "8 * 9?"), ["question"]),
     "gold": (row("a", gold="42"), row("a", gold="43"), ["gold"]),
     "gold is missing": (row("a", gold="42"), row("a"), ["gold"]),
-    "response": (row("a", responses={"r": "x"}), row("a", responses={"r": "y"}), ["responses"]),
+    "response and gold": (
+        row("a", gold="1", responses={"r": "x"}),
+        row("a", gold="2", responses={"r": "y"}),
+        ["gold", "responses"],
+    ),
+    "a response and none": (row("a", responses={"r": "x"}), row("a"), ["responses"]),
     "a twin": (row("caf\u00e9", gold="1"), row("CAFE\u0301", gold="2"), ["problem_id", "gold"]),
 }
 
@@ -155,6 +160,48 @@ def test_rows_that_disagree_are_rejected_for_the_first(case: str, spool: Spool) 
     assert conflict.evidence["first_id"] == first.problem.problem_id
     assert conflict.evidence["differs"] == differs
     assert second.problem.question in conflict.row
+
+
+def test_rows_of_one_problem_bring_a_trace_each_and_a_repeated_one_collapses(spool: Spool) -> None:
+    texts = ["x", "y", "x", "z", "y"]
+    rows = [row("a", number=number, responses={"r": text}) for number, text in enumerate(texts, start=1)]
+    counts = spool.ingest("key", [*rows, row("b"), row("a", "8 * 9?", 9, responses={"r": "w"})])
+    assert counts == IngestCounts(rows=7, problems=2, rejected=1, collapsed=2, merged=2)
+    merged = next(problem for problem in spool.problems() if problem.problem_id == "a")
+    assert merged.responses == {"r[0]": "x", "r[1]": "y", "r[2]": "z"}
+    assert (merged.question, merged.given) == ("6 * 7?", {})
+    assert spool.rows_by_source() == {0: 7}
+
+
+def test_a_trace_keeps_the_name_and_the_licence_that_it_brings(spool: Spool) -> None:
+    def one(name: str, text: str, source: int, licence: str) -> SourceProblem:
+        given = {name: Given(named=True, columns={"score": source})}
+        about = {"source": f"s{source}", "source_index": source, "licence": licence}
+        return row("a", responses={name: text}, given=given, number=source + 1, **about)
+
+    rows = [one("x", "1", 0, "MIT"), one("y", "2", 1, "unknown"), one("x", "3", 1, "unknown")]
+    counts = spool.ingest("key", rows)
+    assert counts == IngestCounts(rows=3, problems=1, rejected=1, collapsed=0, merged=1)
+    [problem] = spool.problems()
+    assert problem.responses == {"x": "1", "y": "2"}
+    assert problem.given["x"] == Given(named=True, columns={"score": 0})
+    assert problem.given["y"] == Given(named=True, source="s1", licence="unknown", columns={"score": 1})
+    [lost] = spool.source_rejections()
+    assert (lost.reason, lost.evidence["trace"], lost.evidence["first_row"]) == ("duplicate_trace", "x", 1)
+
+
+def test_what_a_cut_leaves_out_is_there_when_asked_for(spool: Spool) -> None:
+    spool.ingest("key", [row(f"p{number}", source_index=number % 2) for number in range(600)])
+    everything, place = list(spool.problems()), 100
+    cut = spool.draw_at(1, place)
+    spool.admit({1: cut})
+    admitted = [p for p in everything if p.source_index == 0 or draw(p.problem_id) <= cut]
+    assert list(spool.problems()) == admitted
+    assert (spool.count_problems(), spool.count_problems(source=1), len(admitted)) == (400, place, 400)
+    assert list(spool.problems(left_out_too=True)) == everything
+    assert spool.count_problems(left_out_too=True) == 600
+    spool.admit({})
+    assert spool.count_problems() == 600
 
 
 def test_who_wins_among_many_duplicates_is_the_order_of_the_sources_alone(spool: Spool) -> None:

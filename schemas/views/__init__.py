@@ -18,6 +18,7 @@
     petri-linear    rows                     the same as a plain chain, steps in topological order
     petri-dag       rows                     one row a step, with what it depends on
     knowrl          rows                     one row a problem in the released columns of KnowRL
+    zip-rc          rows                     one row a rollout with the class of its labelled tokens
 
 Column names are those that TRL 1.16 (trl-prm: 1.13, the last with a trainer for it), verl 0.9, LLaMA-Factory 0.9.5 and OpenRLHF 0.11 read. Conversations are lists of turns in
 every row, because TRL decides by the first row how to read them all; golds stay text, because Arrow cannot mix numbers and words.
@@ -41,6 +42,7 @@ from tracemill.schemas.views.prm import hrm, omega_pairs, rest, step_pairs, trl_
 from tracemill.schemas.views.tables import Tables, candidates, chosen, table
 from tracemill.schemas.views.trl import trl_dpo, trl_grpo, trl_kto, trl_sft
 from tracemill.schemas.views.verl import verl
+from tracemill.schemas.views.zip_rc import zip_rc
 
 Format = Callable[..., pl.LazyFrame]
 Answers = Callable[[Tables], tuple[str, pl.LazyFrame]]
@@ -49,6 +51,7 @@ _FUNCTIONS: tuple[Format, ...] = (
     *(mixchain_wide, mixchain_long, knowrl),
     *(hrm, trl_prm, step_pairs, rest, omega_pairs),
     *(medverse, petri_linear, petri_dag),
+    zip_rc,
 )
 
 
@@ -62,6 +65,7 @@ MADE_OF: Mapping[str, tuple[str, str]] = {
     "omega-pairs": ("step_tree", "nodes"),
     **dict.fromkeys(("medverse", "petri-linear", "petri-dag"), ("petri_trace", "entity_plan")),
     "knowrl": ("hints", "kept_kp_index"),
+    "zip-rc": ("reward_remaining_labels", "last_class"),
 }
 """Formats of what one method makes: the method, and the column of its traces or the table of its own that tells it."""
 
@@ -114,5 +118,5 @@ __all__ = [
     *("MADE_OF", "Format", "Tables", "View", "bound", "view_named"),
     *("alpaca", "medverse", "mixchain_long", "mixchain_wide", "openrlhf", "petri_dag", "petri_linear", "sharegpt"),
     *("hrm", "knowrl", "omega_pairs", "rest", "step_pairs", "trl_prm"),
-    *("trl_dpo", "trl_grpo", "trl_kto", "trl_sft", "verl"),
+    *("trl_dpo", "trl_grpo", "trl_kto", "trl_sft", "verl", "zip_rc"),
 ]

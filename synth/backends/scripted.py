@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from tracemill.schemas.errors import EngineLost, RequestRefused
-from tracemill.schemas.request import Capability, Completion, Request, TokenScores
+from tracemill.schemas.request import Capability, Completion, Request, Reward, TokenScores
 
 Reply = Callable[[Request], str | Completion]
 
@@ -31,7 +31,7 @@ class Scripted:
     lose_after: int | None = None
     """The backend is gone once so many requests were answered."""
     at_once: int = 1024
-    capabilities: frozenset[Capability] = frozenset({"complete", "prefix", "logprobs", "score", "adapter"})
+    capabilities: frozenset[Capability] = frozenset({"complete", "prefix", "logprobs", "score", "adapter", "reward"})
     asked: list[Request] = field(default_factory=list)
     remember: bool = True
     answered: int = 0
@@ -74,6 +74,19 @@ class Scripted:
         await self._misbehave(request)
         tokens = request.prefix if isinstance(request.prefix, tuple) else tuple(map(ord, request.prefix or ""))
         return TokenScores(token_ids=array("i", tokens), logprobs=array("f", (-(t % 1000) / 1000 for t in tokens)))
+
+    async def reward(self, request: Request) -> Reward:
+        """The numbers that the script replies with: on one line for the whole, or a line for each step."""
+        await self._misbehave(request)
+        said = self.reply(request)
+        lines = said.splitlines() if isinstance(said, str) else []
+        try:
+            values = tuple(tuple(float(word) for word in line.split()) for line in lines)
+        except ValueError:
+            values = ()
+        if not values:
+            raise RequestRefused(f"the script answers a {request.kind} with {said!r}; it has to reply with numbers")
+        return Reward(values=values)
 
     async def close(self) -> None:
         """Nothing to let go of."""

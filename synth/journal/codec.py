@@ -1,4 +1,4 @@
-"""How a completion, its scores, a verdict or a failure become bytes in the journal, and back: msgpack around zstd.
+"""How a completion, its scores, a reward, a verdict or a failure become bytes in the journal, and back: msgpack around zstd.
 
     ["completion", [text], finish_reason, n_tokens, prompt_tokens, [ids, low halves], [ids, high halves], scores]
 
@@ -18,7 +18,7 @@ from typing import Literal
 import msgspec
 import pyarrow as pa
 
-from tracemill.schemas.request import Completion, TokenScores
+from tracemill.schemas.request import Completion, Reward, TokenScores
 from tracemill.schemas.rows import Verdict
 
 
@@ -29,7 +29,7 @@ class Failure:
     reason: str
 
 
-Value = Completion | TokenScores | Verdict | Failure
+Value = Completion | Reward | TokenScores | Verdict | Failure
 
 LEVEL = 3
 """zstd level: 6 saves 8 % more of the text of maths solutions and costs two to three times the CPU time."""
@@ -64,12 +64,18 @@ class _Verdict(msgspec.Struct, array_like=True, tag="verdict"):
     how: _Blob
 
 
+class _Reward(msgspec.Struct, array_like=True, tag="reward"):
+    values: list[list[float]]
+    prompt_tokens: int
+    too_long: str | None
+
+
 class _Failure(msgspec.Struct, array_like=True, tag="failure"):
     reason: _Blob
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(_Completion | _Scores | _Verdict | _Failure)
+_decoder = msgspec.msgpack.Decoder(_Completion | _Reward | _Scores | _Verdict | _Failure)
 _local = threading.local()
 
 
@@ -91,6 +97,8 @@ def encode(value: Value) -> bytes:
         return _encoder.encode(_pack_scores(value, None))
     if isinstance(value, Failure):
         return _encoder.encode(_Failure(reason=_pack_text(value.reason)))
+    if isinstance(value, Reward):
+        return _encoder.encode(_Reward([list(row) for row in value.values], value.prompt_tokens, value.too_long))
     return _encoder.encode(
         _Verdict(
             status=value.status,
@@ -120,6 +128,10 @@ def decode(payload: bytes, key: str) -> Value:
         return _unpack_scores(packed, None)
     if isinstance(packed, _Failure):
         return Failure(_unpack_text(packed.reason))
+    if isinstance(packed, _Reward):
+        return Reward(
+            values=tuple(map(tuple, packed.values)), prompt_tokens=packed.prompt_tokens, too_long=packed.too_long
+        )
     return Verdict(
         status=packed.status,
         reason=None if packed.reason is None else _unpack_text(packed.reason),

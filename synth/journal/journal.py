@@ -20,10 +20,11 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from tracemill.schemas.errors import TracemillError
-from tracemill.schemas.request import Completion, Request, TokenScores
+from tracemill.schemas.request import Completion, Request, Reward, TokenScores
 from tracemill.synth.journal.asked import take_apart
 from tracemill.synth.journal.codec import Value, decode, encode
 from tracemill.synth.journal.folder import Folder
+from tracemill.synth.journal.history import History
 from tracemill.synth.journal.segment import AT_ONCE, Entry, payload_of
 
 QUEUED_BYTES = 64 << 20
@@ -93,6 +94,11 @@ class Journal:
             self._refuse_if_closed()
             found = self._folder.asked_for(list({_key(key) for key in some}))
             yield from ((key, found[_key(key)]) for key in some if _key(key) in found)
+
+    def history(self) -> History:
+        """All that was asked, by problem; for a journal without housekeeping that nobody writes to through this object."""
+        self._refuse_if_closed()
+        return History(self._folder)
 
     def __len__(self) -> int:
         return self.stats().entries
@@ -277,6 +283,8 @@ def _weight(value: Value) -> int:
         return len(value.text) + ids + (_weight(value.scores) if value.scores is not None else 0)
     if isinstance(value, TokenScores):
         return 8 * len(value.token_ids) + 100 * sum(map(len, value.top or ()))
+    if isinstance(value, Reward):
+        return 200 + 32 * sum(map(len, value.values))
     return 200
 
 

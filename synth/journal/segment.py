@@ -55,7 +55,7 @@ COPY_ASKED = (
 COPY_PARTS = (
     "INSERT OR IGNORE INTO main.parts (hash, body) SELECT hash, body FROM source.parts WHERE id BETWEEN ? AND ?"
 )
-_ASKED = "SELECT key, problem, setting, shown, forced, salt, draw FROM asked JOIN entries USING (id)"
+_ASKED = "SELECT key, problem, setting, shown, forced, salt, draw, asked.id FROM asked JOIN entries USING (id)"
 _SELECT = f"SELECT key, stored FROM entries WHERE key IN ({', '.join('?' * AT_ONCE)})"  # noqa: S608 - question marks
 FULL_CODES = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE})
 """What SQLite says where the disk, a quota or the limit on file sizes leaves no room."""
@@ -145,19 +145,21 @@ class Segment:
             with explained(self.name):
                 yield from self._db.execute("SELECT problem, id FROM asked ORDER BY id")
 
-    def asked(self, ids: Sequence[int]) -> list[tuple[bytes, Row]]:
-        """Keys and rows of the requests with these ids."""
+    def asked(self, ids: Sequence[int]) -> list[tuple[bytes, Row, int]]:
+        """Key, row and id of each of the requests with these ids."""
+        marks = ", ".join("?" * len(ids))
         with explained(self.name):
-            marks = ", ".join("?" * len(ids))
-            return [(key, row) for key, *row in self._db.execute(f"{_ASKED} WHERE asked.id IN ({marks})", ids)]
+            found = self._db.execute(f"{_ASKED} WHERE asked.id IN ({marks}) ORDER BY asked.id", ids)
+            return [(key, tuple(row), id_) for key, *row, id_ in found]
 
     def asked_for(self, keys: Sequence[bytes]) -> dict[bytes, Row]:
         """The rows of the requests with these keys, where they are kept here."""
         if not self.keeps_requests:
             return {}
+        marks = ", ".join("?" * len(keys))
         with explained(self.name):
-            marks = ", ".join("?" * len(keys))
-            return {key: row for key, *row in self._db.execute(f"{_ASKED} WHERE key IN ({marks})", list(keys))}
+            found = self._db.execute(f"{_ASKED} WHERE key IN ({marks})", list(keys))
+            return {key: tuple(row) for key, *row, _ in found}
 
     def part(self, hash_: int) -> Any:
         """The decoded body of a part; KeyError where it is not here."""
@@ -178,9 +180,9 @@ class Segment:
             return
         part = lru_cache(4096)(self.part)
         with explained(self.name):
-            for key, *row in self._db.execute(f"{_ASKED} ORDER BY asked.id"):
+            for key, *row, _ in self._db.execute(f"{_ASKED} ORDER BY asked.id"):
                 try:
-                    good = key_of(fields_of(row, part)) == key.hex()
+                    good = key_of(fields_of(tuple(row), part)) == key.hex()
                 except (KeyError, RecipeError):
                     good = False
                 if not good:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from tracemill.schemas.plugins import Engine, PromptLike
+from tracemill.schemas.plugins import Engine
+from tracemill.schemas.request import Message
 from tracemill.schemas.rows import Problem
 from tracemill.synth.petri_trace import grounding, layout
 from tracemill.synth.petri_trace.conclude import leaks
@@ -64,7 +65,7 @@ COLUMNS: Mapping[str, Any] = {
 
 
 def text_and_columns(
-    problem: Problem, engine: Engine, prompt: PromptLike, result: Result, *, goal: str, max_paths: int
+    problem: Problem, engine: Engine, prompt: str | tuple[Message, ...], result: Result, *, goal: str, max_paths: int
 ) -> tuple[str, dict[str, Any]]:
     """The assistant's turn, and all that a row says beyond the common columns."""
     begun, steps = result.begun, result.steps

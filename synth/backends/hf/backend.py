@@ -51,6 +51,7 @@ class Hf:
         self._args = hf_args.engine_args(model, self._given)
         self._loras, self._at_once = tuple(loras), at_once
         self._loaded: Loaded | None = None
+        self._facts: dict[str, Any] = {"engine": "hf"}
         self._worker: Worker | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: dict[asyncio.Future[Any], Call] = {}
@@ -70,6 +71,7 @@ class Hf:
         loaded, worker = await asyncio.to_thread(self._load)
         if self._lost is None:  # it was not closed meanwhile
             self._loaded, self._worker = loaded, worker
+            self._facts = loaded.facts(self._table)  # they are asked for once all is closed
         else:
             await asyncio.to_thread(worker.close)
 
@@ -101,8 +103,7 @@ class Hf:
             await asyncio.shield(asyncio.to_thread(worker.close))
 
     def facts(self) -> dict[str, Any]:
-        known = self._loaded.facts(self._table) if self._loaded else {"engine": "hf"}
-        return {**known, "args": self._given}
+        return {**self._facts, "args": self._given}
 
     def progress(self) -> Sequence[str]:
         if self._lost is not None:

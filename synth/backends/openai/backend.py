@@ -21,11 +21,12 @@ import aiohttp
 import msgspec
 
 from tracemill.schemas.errors import EngineLost, RecipeError, RequestRefused
-from tracemill.schemas.request import Capability, Completion, Request, TokenScores
+from tracemill.schemas.request import Capability, Completion, Request, Reward, TokenScores
 from tracemill.synth.backends.openai.bodies import Send, completion_fields, rendered, score_fields
 from tracemill.synth.backends.openai.endpoint import Endpoint, Setback, TurnedDown, keep_alive, server_message
 from tracemill.synth.backends.openai.pool import Pool, Probe, backoff
 from tracemill.synth.backends.openai.replies import Unusable, read_chat, read_prompt_ids, read_scores, read_text
+from tracemill.synth.backends.openai.rewards import path_of, read_reward, reward_fields, smallest, too_long
 
 T = TypeVar("T")
 TRIES = 8
@@ -69,7 +70,7 @@ class OpenAI:
             raise RecipeError(f"engine.min_endpoints = {min_endpoints}, but base_urls has {len(base_urls)}")
         fixed = None if at_once == "auto" else at_once
         endpoints = [Endpoint(i, url, api_key=api_key, at_once=fixed) for i, url in enumerate(base_urls, start=1)]
-        self.capabilities: frozenset[Capability] = frozenset({"complete", "prefix", "logprobs", "adapter"})
+        self.capabilities: frozenset[Capability] = frozenset({"complete", "prefix", "logprobs", "adapter", "reward"})
         if send != "chat":
             self.capabilities |= {"score"}
         self._model = served_model
@@ -128,7 +129,7 @@ class OpenAI:
                 self._fingerprints.add(reply.system_fingerprint)
             return completion
 
-        return await self._ask(fields, read)
+        return await self._ask(self._path, fields, read)
 
     async def score(self, request: Request) -> TokenScores:
         """Log-probs of the tokens of `request.prefix`, as the server reads prompt and prefix written together.
@@ -145,8 +146,21 @@ class OpenAI:
         fields = score_fields(request, name)
         context = rendered(request.prompt)
         if isinstance(context, str):
-            context = await self._ask(score_fields(request, name, whole=False), read_prompt_ids)
-        return await self._ask(fields, lambda body: read_scores(body, context, request.sampling.logprobs or 0))
+            context = await self._ask("completions", score_fields(request, name, whole=False), read_prompt_ids)
+        top = request.sampling.logprobs or 0
+        return await self._ask("completions", fields, lambda body: read_scores(body, context, top))
+
+    async def reward(self, request: Request) -> Reward:
+        """What the reward model behind vLLM's pooling routes says; nothing else is asked of such a server."""
+        name = self._name(request)
+        fields, path = reward_fields(request, self._send, name), path_of(request)
+        self._pool.probe = smallest(path, name)
+        try:
+            return await self._ask(path, fields, lambda body: read_reward(body, request))
+        except RequestRefused as refusal:
+            if (fact := too_long(refusal)) is None:
+                raise
+            return fact
 
     async def close(self) -> None:
         """Close every socket; requests that are still waiting end in EngineLost."""
@@ -171,7 +185,7 @@ class OpenAI:
     def progress(self) -> Sequence[str]:
         return self._pool.progress()
 
-    async def _ask(self, fields: dict[str, Any], read: Callable[[bytes], T]) -> T:
+    async def _ask(self, path: str, fields: dict[str, Any], read: Callable[[bytes], T]) -> T:
         """Send until the answer is good; `read` raises Unusable where it is not."""
         sending: tuple[Endpoint, float] | None = None
         faults = tries = 0
@@ -185,7 +199,7 @@ class OpenAI:
                     if tries == 0 and self._timeout is not None:
                         deadline.reschedule(loop.time() + self._timeout)
                     try:
-                        return await self._send_once(endpoint, fields, read)
+                        return await self._send_once(endpoint, path, fields, read)
                     except Setback as setback:
                         self._pool.failed(endpoint, setback, sending[1])
                         last, after = str(setback), setback.after
@@ -203,9 +217,9 @@ class OpenAI:
                 sending[0].window.pushed_back(sending[1], loop.time())
             raise RequestRefused(f"not answered within timeout = {self._timeout:g} s") from None
 
-    async def _send_once(self, endpoint: Endpoint, fields: dict[str, Any], read: Callable[[bytes], T]) -> T:
+    async def _send_once(self, endpoint: Endpoint, path: str, fields: dict[str, Any], read: Callable[[bytes], T]) -> T:
         try:
-            result = read(await endpoint.post(self._path if "messages" in fields else "completions", fields))
+            result = read(await endpoint.post(path, fields))
         except Unusable as unusable:
             raise Setback("fault", endpoint.clean(str(unusable))) from None
         except EngineLost as lost:

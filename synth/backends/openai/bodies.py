@@ -78,7 +78,7 @@ def _logprob_fields(k: int, send: Send) -> dict[str, Any]:
 def _chat_fields(request: Request) -> dict[str, Any]:
     if isinstance(request.prompt, str) or any(isinstance(item, int) for item in request.prompt[:1]):
         raise RequestRefused('a rendered prompt cannot be sent as chat; use messages, or send = "text" or "tokens"')
-    fields: dict[str, Any] = {"messages": [_wire(turn) for turn in request.prompt if not isinstance(turn, int)]}
+    fields: dict[str, Any] = {"messages": [wire(turn) for turn in request.prompt if not isinstance(turn, int)]}
     if request.prefix is not None:
         if not isinstance(request.prefix, str):
             raise RequestRefused('a prefix of token ids cannot be sent as chat; give text, or use send = "tokens"')
@@ -92,7 +92,7 @@ def _chat_fields(request: Request) -> dict[str, Any]:
     return fields
 
 
-def _wire(turn: Message) -> Mapping[str, Any]:
+def wire(turn: Message) -> Mapping[str, Any]:
     """A turn in the form of the API: arguments of calls are JSON text there, and a call has an id that its answer names."""
     said: dict[str, Any] = dict(stored(turn))
     if "reasoning_content" in said:

@@ -111,7 +111,7 @@ class Endpoint:
         if status in (400, 422) and not plain and b"return_token" in body:
             self.plain = True
             return await self.post(path, fields)
-        raise self._meaning(status, headers, body)
+        raise self._meaning(status, headers, body, path)
 
     @property
     def busy(self) -> bool:
@@ -156,7 +156,7 @@ class Endpoint:
             return str(setback)
         if status == 200 and not body.lstrip().startswith(b"{"):
             return f"answers 200 with something that is not JSON: {body[:60].decode(errors='replace')!r}"
-        meaning = None if status == 200 else self._meaning(status, headers, body)
+        meaning = None if status == 200 else self._meaning(status, headers, body, path)
         return str(meaning) if isinstance(meaning, Setback) else None
 
     def clean(self, text: str) -> str:
@@ -194,8 +194,13 @@ class Endpoint:
         except (aiohttp.ClientError, ConnectionError) as error:
             raise Setback("fault", self.clean(f"the connection broke: {_plainly(error)}")) from None
 
-    def _meaning(self, status: int, headers: Mapping[str, str], body: bytes) -> Exception:
+    def _meaning(self, status: int, headers: Mapping[str, str], body: bytes, path: str) -> Exception:
         said = self.clean(server_message(body))
+        if status in (404, 405) and path.startswith("/"):
+            return TurnedDown(
+                f"{self} answers {status} to {path}: {said}. It serves no such model: a reward model is served by vLLM with "
+                "--runner pooling. Put it right and run again to resume"
+            )
         if status in (401, 403, 404, 405) or 300 <= status < 400 or b"insufficient_quota" in body:
             return TurnedDown(f"{self} answers {status} to every request: {said}. Put it right and run again to resume")
         if status in (429, 503):
@@ -206,10 +211,10 @@ class Endpoint:
         return RequestRefused(f"the server refuses this request ({status}): {said}")
 
     def _at(self, path: str) -> URL:
-        return self.base.joinpath(path)
+        return self._beside(path[1:]) if path.startswith("/") else self.base.joinpath(path)
 
     def _beside(self, path: str) -> URL:
-        """Health, metrics and version stand beside `/v1`, not under it."""
+        """Health, metrics, version and the pooling routes stand beside `/v1`, not under it."""
         return (self.base.parent if self.base.name == "v1" else self.base).joinpath(path)
 
 

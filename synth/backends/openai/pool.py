@@ -47,7 +47,7 @@ class Pool:
         self._min_endpoints = min_endpoints
         self._stall = stall
         self._patience = patience
-        self._probe = probe
+        self.probe = probe
         self._waiting: deque[asyncio.Future[Endpoint]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._next_probe: dict[Endpoint, float] = {}
@@ -225,7 +225,7 @@ class Pool:
             wait = backoff(tries)
             self._next_probe[endpoint] = _now() + wait
             await asyncio.sleep(wait)
-            wrong = await endpoint.writes(*self._probe, within=self._limit(endpoint))
+            wrong = await endpoint.writes(*self.probe, within=self._limit(endpoint))
             tries += 1
             endpoint.last_error = wrong or endpoint.last_error
             endpoint.usable = wrong is None
@@ -279,7 +279,7 @@ class Pool:
         if endpoint.tokens_seen is not None:
             return True
         heard = endpoint.heard
-        wrong = await endpoint.writes(*self._probe, within=self._limit(endpoint))
+        wrong = await endpoint.writes(*self.probe, within=self._limit(endpoint))
         if wrong is None or endpoint.heard > heard:
             endpoint.heard = _now()
             return False

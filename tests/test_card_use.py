@@ -1,0 +1,105 @@
+"""A version from its card alone: what the card says to type makes it again."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PROBLEMS, solve
+from tests.test_trl import blocks
+from tracemill.pipelines.build import build
+from tracemill.pipelines.card_use import again, training
+from tracemill.pipelines.store import Dataset, Store
+from tracemill.schemas.recipe import Recipe, load_recipe
+from tracemill.schemas.tables import ROWS
+
+
+def copied(dataset: Dataset, to: Path) -> Path:
+    """The version as a stranger has it: its files, writable, and nothing beside them."""
+    for file in dataset.path.rglob("*"):
+        if file.is_file():
+            (to / file.relative_to(dataset.path)).parent.mkdir(parents=True, exist_ok=True)
+            (to / file.relative_to(dataset.path)).write_bytes(file.read_bytes())
+    return to
+
+
+def section(folder: Path) -> str:
+    return (folder / "README.md").read_text(encoding="utf-8").partition("## Build it again")[2].partition("\n## ")[0]
+
+
+@pytest.mark.parametrize("columns", [{}, {"id": "nr", "question": "text", "answer": "final", "difficulty": "level"}])
+def test_the_problems_of_a_version_give_it_again_without_its_source(
+    recipe: Callable[..., Recipe], problems: Path, store: Store, tmp_path: Path, columns: dict[str, str]
+):
+    source = {"path": str(problems), "licence": "MIT", **columns}
+    rows = [{columns.get(name, name): value for name, value in row.items()} for row in PROBLEMS]
+    problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first = build(recipe(source=source), store, reply=solve).dataset
+    problems.unlink()
+    folder = copied(first, tmp_path / "stranger")
+    [code] = blocks((folder / "README.md").read_text(encoding="utf-8"), "Build it again")
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, env={**os.environ, "POLARS_MAX_THREADS": "1"})
+    again_ = build(load_recipe(folder / "recipe.toml"), Store(tmp_path / "other"), reply=solve).dataset
+    for table in ("rows", "problems", "samples", "rejected"):
+        assert again_.manifest()["tables"][table]["content"] == first.manifest()["tables"][table]["content"]
+    assert again_.version != first.version
+    assert "the version has another name" in section(folder)
+
+
+def test_a_gold_in_a_format_of_its_own_is_plain_in_the_table_and_the_card_says_what_to_set(
+    recipe: Callable[..., Recipe], problems: Path, store: Store
+):
+    problems.write_text("".join(json.dumps({**row, "answer": f"So. #### {row['answer']}"}) + "\n" for row in PROBLEMS))
+    source = {"path": str(problems), "answer_format": "gsm8k"}
+    dataset = build(recipe(source=source), store, reply=solve).dataset
+    assert "with `--set source.0.answer_format=plain` behind the command" in section(dataset.path)
+
+
+def test_a_source_of_which_more_was_read_is_not_said_to_be_in_the_table(
+    recipe: Callable[..., Recipe], problems: Path, store: Store
+):
+    problems.write_text("".join(json.dumps({**row, "why": "so"}) + "\n" for row in PROBLEMS))
+    dataset = build(recipe(source={"path": str(problems), "solution": "why"}), store, reply=solve).dataset
+    assert "the source `problems.jsonl` beside `recipe.toml`" in section(dataset.path)
+    assert "write_ndjson" not in section(dataset.path)
+
+
+def test_what_a_rebuild_needs_is_named():
+    manifest = {
+        "tracemill": "1.2.3",
+        "complete": True,
+        "models": {"solver": {"name": "org/model"}, "judge": {"name": "served"}},
+        "plugins": {"./mine.py:fn": "ab", "keep": "cd"},
+        "recipe": {
+            "source": [{"hub": "org/data"}, {"ref": "sums@0123456789abcdef/rows"}],
+            "engines": {"solver": {"kind": "vllm"}, "judge": {"kind": "openai"}},
+        },
+    }
+    needs = re.findall(r"^- (.*)$", again(manifest), re.MULTILINE)
+    assert needs == [
+        "the version `sums@0123456789abcdef/rows` in the store",
+        "the plug-in `./mine.py`: its sha256 stands in `manifest.json` under `plugins`",
+        "the model `org/model` (solver)",
+        "the model `served` (judge), at its address: `--set 'engines.judge.base_urls=[\"http://host:8000/v1\"]'`",
+    ]
+
+
+def test_wrong_answers_among_the_rows_are_left_out_of_training():
+    manifest = {"tables": {"rows": {"rows": 3}}, "recipe": {"filters": []}}
+    assert 'rows.filter(lambda row: row["correct"])' in training(manifest, {"rows": ROWS}, {})
+    manifest["recipe"]["filters"] = [{"use": "correct"}]
+    assert "rows.filter" not in training(manifest, {"rows": ROWS}, {})
+
+
+def test_only_what_a_version_holds_is_trained_on():
+    manifest = {"tables": {"rows": {"rows": 3}}, "models": {}}
+    assert training(manifest, {}, {}) == ""
+    assert training({"tables": {"rows": {"rows": 0}}}, {"rows": ROWS}, {}) == ""
+    found = training(manifest, {}, {"trl-grpo": 3, "trl-prm": 2, "sharegpt": 3})
+    assert re.findall(r"(\w+)Trainer\(", found) == ["GRPO"]
+    assert "trl==1.13.0" in found

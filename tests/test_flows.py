@@ -1,0 +1,400 @@
+"""Flows: bare, and run by a real Prefect server and worker, which are started once and share the wait for the clock."""
+
+import builtins
+import fcntl
+import json
+import logging
+import re
+import tomllib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from signal import SIGKILL
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+from typer.testing import CliRunner
+
+from tests.prefect_server import SILENT, Prefect
+from tracemill.pipelines.cli import app
+from tracemill.schemas.recipe import parse_recipe
+
+ROOT = Path(__file__).resolve().parent.parent
+MIXCHAIN = ["engine.kind=scripted", "source.0.limit=20", "name=nights"]
+"""`demo-mixchain` without a model."""
+SLOW = ["name=slow", "engine.args.latency=0.5", "engine.at_once=16"]
+"""`demo-scripted` for some 50 seconds."""
+BARE = """
+import json, sys, threading
+from tracemill.flows.build import build
+from tracemill.flows.nightly import nightly
+
+store, out, curated = sys.argv[1:]
+said = [build.fn("demo-scripted", store)]
+thread = threading.Thread(target=lambda: said.append(nightly.fn("demo-scripted", store, curate=curated, to=out)))
+thread.start()  # where no signal handler can be set
+thread.join()
+print(json.dumps(said))
+"""
+CURATED = """
+name = "curated"
+[[source]]
+ref = "demo-scripted"
+response = "content"
+answer = "gold"
+[[filters]]
+use = "correct"
+"""
+
+
+def overrides(*lists: list[str]) -> list[str]:
+    return [part for given in lists for override in given for part in ("--set", override)]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Prefect, where this process imports it, keeps its things here and sends nothing anywhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**SILENT, "PREFECT_HOME": str(tmp_path_factory.mktemp("home"))}.items():
+            patch.setenv(name, value)
+        yield
+
+
+# ---- bare: no server, no run
+
+
+@pytest.mark.timeout(120)
+def test_bare_flows_make_the_versions_of_the_command_line_and_need_no_server(tmp_path: Path):
+    prefect = Prefect(tmp_path)
+    prefect.environment |= {"PREFECT_API_URL": "http://127.0.0.1:9/api", "TRACEMILL_STORE": str(tmp_path / "unused")}
+    (tmp_path / "curated.toml").write_text(CURATED)
+    out = prefect.run("-c", BARE, str(tmp_path / "store"), str(tmp_path / "out"), str(tmp_path / "curated.toml"))
+    built, nights = json.loads(out.splitlines()[-1])
+    by_cli = json.loads(
+        prefect.tracemill("build", "demo-scripted", "--json", "--store", str(tmp_path / "cli")).splitlines()[-1]
+    )
+    assert {**built, "path": ""} == {**by_cli, "path": ""}
+    assert nights["build"] == {**built, "samples_new": 0, "samples_replayed": built["samples_new"], "tokens_new": 0}
+    assert nights["curate"]["rows"] == built["rows"]
+    assert Path(nights["publish"]["to"], "manifest.json").is_file()
+    assert nights["publish"]["dataset"] == f"curated@{nights['curate']['version']}"
+
+
+def test_what_stands_in_a_deployment_means_the_same_in_any_folder(
+    home: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    from tracemill.flows.steps import opened
+    from tracemill.schemas.errors import RecipeError
+
+    monkeypatch.delenv("TRACEMILL_STORE", raising=False)
+    for store in ("", "data/store"):
+        with pytest.raises(RecipeError, match=r"in a folder that it deletes afterwards.*TRACEMILL_STORE"):
+            opened(store)
+    monkeypatch.setenv("TRACEMILL_STORE", str(tmp_path / "store"))
+    assert opened("").root == tmp_path / "store"
+
+
+def test_a_lost_engine_is_tried_again_and_a_wrong_recipe_is_not(home: None):
+    from prefect.states import Failed
+
+    from tracemill.flows.steps import comes_back
+    from tracemill.schemas.errors import EngineLost, HubLost, LockHeld, RecipeError
+
+    for error, again in (
+        (EngineLost("x"), True),
+        (HubLost("x"), True),
+        (RecipeError("x"), False),
+        (LockHeld("x"), False),
+    ):
+        assert comes_back(None, None, Failed(data=error)) is again  # type: ignore[arg-type]
+
+
+# ---- GPUs
+
+
+@pytest.mark.parametrize(
+    ("engines", "gpus"),
+    [
+        ({"solver": {"kind": "scripted"}}, 0),
+        ({"solver": {"kind": "openai", "base_urls": ["http://127.0.0.1:1/v1"]}}, 0),
+        ({"solver": {"kind": "vllm", "args": {"tensor_parallel_size": 2, "data_parallel_size": 3}}}, 12),
+        ({"solver": {"kind": "hf"}, "judge": {"kind": "vllm"}}, 2),
+        ({"solver": {"kind": "vllm"}}, 2),
+    ],
+)
+def test_a_recipe_takes_a_token_for_each_gpu_that_its_engines_start_on(home: None, engines: Any, gpus: int):
+    from tracemill.flows.gpus import gpus_of
+
+    models = {role: {"name": "m", "max_tokens": 9} for role in ("solver", "judge")}
+    table = {
+        "name": "x",
+        "source": {"path": "x.jsonl"},
+        "synth": {"use": "sample"},
+        "models": models,
+        "engines": engines,
+    }
+    assert gpus_of(parse_recipe(table)) == gpus
+
+
+def test_a_gpu_is_locked_for_one_flow_of_a_machine_and_free_when_that_is_gone(home: None, tmp_path: Path):
+    from tracemill.flows.gpus import locked
+
+    logger = logging.getLogger("test")
+    with (tmp_path / "tracemill-gpu-1.lock").open("w") as other, ExitStack() as held:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert locked(["0", "1", "2"], 2, logger, held, folder=tmp_path) == ["0", "2"]
+        with ExitStack() as more:
+            other.close()
+            assert locked(["0", "1", "2"], 1, logger, more, folder=tmp_path) == ["1"]
+    with ExitStack() as held:
+        assert locked(["0", "1", "2"], 3, logger, held, folder=tmp_path) == ["0", "1", "2"]
+
+
+# ---- run by Prefect
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
+    """A server, a deployment that is due every minute, and a worker that was started in an empty folder."""
+    with Prefect(tmp_path_factory.mktemp("prefect")) as server:
+        server.tracemill(
+            "schedule",
+            "demo-mixchain",
+            "--cron",
+            "* * * * *",
+            "--store",
+            str(server.folder / "store"),
+            *overrides(MIXCHAIN),
+        )
+        server.start_worker()
+        yield server
+
+
+@pytest.mark.timeout(240)
+def test_a_cancelled_run_drains_gives_its_token_back_and_is_gone_on_with(prefect: Prefect):
+    store = str(prefect.folder / "store")
+    run = prefect.begin_run("nightly/nights", recipe="demo-scripted", overrides=SLOW, gpu_limit="cards")
+    prefect.until(lambda: float((prefect.artifact("slow-progress") or {"data": 0})["data"]) > 5, 90)
+    limit = prefect.ask("GET", "/v2/concurrency_limits/cards")
+    assert (limit["limit"], limit["active_slots"]) == (1, 1)
+    prefect.cancel(run)
+    state = prefect.ended(run)
+    assert state["name"] == "Cancelled"
+    assert prefect.ask("GET", "/v2/concurrency_limits/cards")["active_slots"] == 0
+    assert re.search(r"stopped by a signal after [1-9]\d* of 200 problems; .*run this flow again", prefect.lines(run))
+    assert "slow: stopped, resumable" in prefect.tracemill("status", "slow", "--store", store)
+    fast = overrides(SLOW, ["engine.args.latency=0.0"])
+    on = json.loads(prefect.tracemill("build", "demo-scripted", "--json", "--store", store, *fast).splitlines()[-1])
+    anew = prefect.tracemill("build", "demo-scripted", "--json", "--store", f"{store}-anew", *fast)
+    assert on["samples_replayed"] > 0
+    assert on["version"] == json.loads(anew.splitlines()[-1])["version"]
+
+
+@pytest.mark.timeout(180)
+def test_a_failure_says_what_to_do_is_not_tried_again_and_nothing_is_pickled(prefect: Prefect):
+    run = prefect.begin_run("nightly/nights", recipe="demo-scripted", overrides=["sinth.n=4"])
+    state = prefect.ended(run)
+    assert state["type"] == "FAILED"
+    assert "RecipeError: " in state["message"]
+    assert "did you mean 'synth'?" in state["message"]
+    assert "AwaitingRetry" not in prefect.lines(run)
+    for file in (prefect.folder / "storage").glob("*"):
+        json.loads(json.loads(file.read_text())["result"])
+
+
+LOSING = """
+import sys
+from tracemill.flows import build
+build.make = build.make.with_options(retry_delay_seconds=0.1)
+print(build.build("demo-scripted", sys.argv[1], ["name=losing", "engine.args.lose_after=600", "engine.at_once=8"]))
+"""
+
+
+@pytest.mark.timeout(120)
+def test_an_engine_that_is_lost_is_tried_again_in_the_same_run_and_goes_on(prefect: Prefect):
+    said = prefect.run("-c", LOSING, str(prefect.folder / "store"))
+    assert said.count("AwaitingRetry") == 2
+    assert "reading problems" in said
+    assert re.search(r"'samples_new': 4\d\d, 'samples_replayed': 1\d\d\d", said)
+
+
+@pytest.mark.timeout(240)
+def test_a_deployment_fires_by_its_schedule_and_makes_the_version_of_the_command_line(prefect: Prefect):
+    def fired() -> list[dict[str, Any]]:
+        return [run for run in prefect.runs("nights") if run["auto_scheduled"] and run["state_type"] == "COMPLETED"]
+
+    run = prefect.until(fired, 150)[0]
+    assert run["created_by"]["type"] == "SCHEDULE" or run["auto_scheduled"]
+    cli = ("build", "demo-mixchain", "--json", "--store", str(prefect.folder / "cli"), *overrides(MIXCHAIN))
+    version = json.loads(prefect.tracemill(*cli).splitlines()[-1])["version"]
+    link = prefect.artifact("nights-version")
+    assert link is not None
+    assert f"/store/nights/{version}" in link["data"]
+    assert (prefect.folder / "store" / "nights" / version / "manifest.json").is_file()
+
+
+@pytest.mark.timeout(120)
+def test_a_person_sees_progress_reasons_numbers_by_alpha_and_the_lines_of_the_terminal(prefect: Prefect):
+    prefect.until(lambda: prefect.artifact("nights-version"), 100)
+    shown = {kind: prefect.artifact(f"nights-{kind}") for kind in ("progress", "reasons", "summary", "accuracy")}
+    assert None not in shown.values()
+    progress, reasons, summary, _ = shown.values()
+    assert progress is not None
+    assert (progress["type"], progress["data"]) == ("progress", 100)
+    assert reasons is not None
+    assert sum(row["rows"] for row in json.loads(reasons["data"])) == 20 * 4
+    assert summary is not None
+    assert [row["alpha"] for row in json.loads(summary["data"])] == ["0.2", "0.4", "0.6", "0.8"]
+    run = next(run for run in prefect.runs("nights") if run["auto_scheduled"] and run["state_type"] == "COMPLETED")
+    lines = prefect.lines(run["id"])
+    for part in ("reading problems", "staging", "committing", "rows by stage and reason", "tracemill show nights"):
+        assert part in lines
+
+
+@pytest.mark.timeout(120)
+def test_scheduling_again_changes_the_deployment_and_removing_takes_it_away(prefect: Prefect):
+    def once(*more: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        prefect.tracemill(
+            "schedule",
+            "demo-scripted",
+            "--cron",
+            "0 2 * * *",
+            "--name",
+            "twice",
+            "--store",
+            str(prefect.folder / "b"),
+            *more,
+        )
+        found = prefect.ask("POST", "/deployments/filter", {"deployments": {"name": {"any_": ["twice"]}}})
+        return found, found[0]
+
+    _, before = once()
+    found, after = once("--timezone", "Europe/Berlin", "--pause", "--publish", "org/name")
+    assert [one["id"] for one in found] == [before["id"]]
+    [schedule] = after["schedules"]
+    assert (schedule["schedule"]["timezone"], schedule["active"]) == ("Europe/Berlin", False)
+    assert after["parameters"]["repo"] == "org/name"
+    assert Path(after["parameters"]["store"]).is_absolute()
+    assert (after["entrypoint"], after["pull_steps"]) == ("tracemill.flows.nightly.nightly", [])
+    prefect.tracemill("schedule", "demo-scripted", "--name", "twice", "--remove")
+    assert "no deployment nightly/twice" in prefect.tracemill(
+        "schedule", "demo-scripted", "--name", "twice", "--remove", code=2
+    )
+
+
+@pytest.mark.timeout(120)
+def test_the_deployments_of_prefect_yaml_can_be_made(prefect: Prefect):
+    prefect.environment["TRACEMILL_STORE"] = str(prefect.folder / "store")
+    prefect.run("-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(ROOT / "prefect.yaml"))
+    names = {one["name"]: one for one in prefect.ask("POST", "/deployments/filter", {})}
+    assert names.keys() >= {"mixchain", "step-trees", "petri-traces", "hints", "curate", "publish", "nightly"}
+    assert names["hints"]["parameters"] == {"recipe": "hints", "store": str(prefect.folder / "store")}
+
+
+GOING = """
+import sys
+from tracemill.flows.build import build
+build("demo-scripted", sys.argv[1], ["name=going", "engine.args.latency=0.25", "engine.at_once=32"])
+"""
+
+
+@pytest.mark.timeout(180)
+def test_a_build_whose_server_is_killed_in_the_middle_goes_on_and_its_version_stands(prefect: Prefect):
+    """The last of this file: the server is not there any more."""
+    store = prefect.folder / "store"
+    with prefect.begin("going", "-c", GOING, str(store)) as flow:
+        prefect.until(lambda: "problems, samples" in prefect.log("going"), 60)
+        prefect.stop("worker", SIGKILL)
+        prefect.stop("server", SIGKILL)
+        flow.wait(150)
+    assert flow.returncode != 0  # the run could not be told to have ended, as the docs say
+    said = prefect.log("going")
+    assert "the build goes on" in said
+    assert "the version stands all the same: tracemill show going@" in said
+    assert "going: done" in prefect.tracemill("status", "going", "--store", str(store))
+    assert (store / "going" / "latest" / "manifest.json").is_file()
+
+
+# ---- what is said where it cannot be
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("arguments", "url", "says"),
+    [
+        (["--cron", "0 2 * *"], None, r'--cron .*five fields.*"0 2 \* \* \*"'),
+        (["--cron", "0 2 * * *", "--timezone", "Mars/Base"], None, "--timezone .*Europe/Berlin"),
+        ([], None, 'say when: --cron "0 2'),
+        (["--cron", "0 2 * * *", "--set", "synth.m=3"], None, "no option"),
+        (["--cron", "0 2 * * *", "--publish", "a/b", "--to", "c"], None, "to one place"),
+        (["--cron", "0 2 * * *"], None, "no Prefect server is named; start one .*export PREFECT_API_URL"),
+        (["--cron", "0 2 * * *"], "http://127.0.0.1:9/api", "no Prefect server answers at http://127.0.0.1:9/api .*prefect server start"),
+    ],
+)  # fmt: skip
+def test_schedule_says_what_is_wrong_and_what_to_type(
+    home: None, tmp_path: Path, arguments: list[str], url: str | None, says: str
+):
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: url}):
+        done = CliRunner().invoke(app, ["schedule", "demo-scripted", *arguments, "--store", str(tmp_path / "store")])
+    assert done.exit_code == 2, done.output
+    assert re.search(says, done.output)
+
+
+def test_without_prefect_schedule_names_the_extra(monkeypatch: pytest.MonkeyPatch):
+    def missing(name: str, *rest: Any) -> Any:
+        if name == "tracemill.flows":
+            raise ModuleNotFoundError("No module named 'prefect'", name="prefect")
+        return there(name, *rest)
+
+    there = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", missing)
+    done = CliRunner().invoke(app, ["schedule", "demo-scripted", "--cron", "0 2 * * *"])
+    assert done.exit_code == 2
+    assert "pip install 'tracemill[prefect]'" in done.output
+
+
+# ---- the lock
+
+
+def locked_versions() -> dict[str, Version]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pairs = (line.split("==") for line in lines if not line.startswith("#"))
+    return {canonicalize_name(name): Version(version) for name, version in pairs}
+
+
+def test_the_locked_versions_satisfy_pyproject_and_hold_what_must_not_go_apart():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = project["project"]["optional-dependencies"]
+    groups = project["dependency-groups"]
+    wanted = [
+        *project["project"]["dependencies"],
+        *(need for name, needs in extras.items() if name != "vllm" for need in needs),
+    ]
+    wanted += [*groups["dev"], *groups["bench"]]
+    locked = locked_versions()
+    named_in_the_makefile = {"torch", "setuptools"}
+    for text in wanted:
+        need = Requirement(text)
+        if (name := canonicalize_name(need.name)) not in named_in_the_makefile:
+            assert name in locked, f"{name} is not locked: make lock"
+            assert locked[name] in need.specifier, f"{name} {locked[name]} is not {need.specifier}: make lock"
+    assert locked["sqlalchemy"] < Version("2.1"), "with it a healthy server never creates a scheduled run"
+    assert locked["fastapi"] < Version("0.137"), "what vLLM needs; Prefect alone takes a newer one"
+
+
+def test_the_environment_of_the_tests_is_the_locked_one():
+    from importlib.metadata import PackageNotFoundError, version
+
+    differ = {}
+    for name, wanted in locked_versions().items():
+        try:
+            if (have := Version(version(name))) != wanted:
+                differ[name] = (have, wanted)
+        except PackageNotFoundError:
+            continue
+    assert differ == {}
