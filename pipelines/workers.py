@@ -48,10 +48,10 @@ from tracemill.synth.engine import Meter
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-SHARDS_EACH = 4
-"""Shards for a worker: the last ones end within a quarter of a worker's time of each other, and an engine starts four times."""
-SMALLEST = 25
-"""Problems that are worth a process of their own, which takes seconds to start."""
+SHARDS_EACH = (4, 16)
+"""Shards for a worker, in a small build and in a large one: so much of a worker's time a straggler costs at most."""
+LARGE, SMALLEST = 10_000, 25
+"""Problems of a shard: more are cut into further shards, fewer are not worth a process that takes seconds to start."""
 ATTEMPTS = 5
 """How often a shard is begun whose process, or whose worker, ends for no reason of the build's."""
 STRIKES = 2
@@ -90,6 +90,12 @@ def spread(
     return built
 
 
+def how_many(workers: int, problems: int) -> int:
+    """Shards for so many workers and problems."""
+    few, many = (each * workers for each in SHARDS_EACH)
+    return max(workers, min(problems // SMALLEST, max(few, min(many, problems // LARGE))))
+
+
 @contextmanager
 def _the_only_driver(work: Path, name: str) -> Iterator[None]:
     with (work / "driver.lock").open("a+b") as file:
@@ -112,7 +118,7 @@ class Driver:
         nodes = client.run(look, str(store.root))
         self._check_workers(recipe, nodes, store, each if owned else 0)
         self._gpus = {"GPU": each or 1} if any(_resources(client, node).get("GPU") for node in nodes) else {}
-        count = max(len(nodes), min(SHARDS_EACH * len(nodes), total // SMALLEST))
+        count = how_many(len(nodes), total)
         text = to_toml(recipe.model_dump(mode="json", exclude_unset=True))
         shared = each if owned and devices() else 0
         self._jobs = {

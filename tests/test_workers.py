@@ -16,6 +16,7 @@ import pytest
 
 from tests.kill import MARK, Ordeal
 from tracemill.pipelines.cluster import cluster
+from tracemill.pipelines.workers import how_many
 from tracemill.schemas.errors import RecipeError
 
 pytestmark = pytest.mark.timeout(600)
@@ -318,6 +319,14 @@ def test_kills_of_workers_again_and_again(ordeal: Ordeal, tmp_path: Path):
     assert len(asked) - len(set(asked)) <= 6 * 8
     assert json.loads(out.splitlines()[-1])["version"] == alone(ordeal, tmp_path / "one")
     assert ordeal.left_behind() == []
+
+
+@pytest.mark.parametrize(
+    ("workers", "problems", "shards"),
+    [(2, 60, 2), (2, 10, 2), (2, 1000, 8), (64, 1_000_000, 256), (64, 10_000_000, 1000)],
+)
+def test_a_large_build_is_cut_into_more_shards_and_a_small_one_into_fewer(workers: int, problems: int, shards: int):
+    assert how_many(workers, problems) == shards
 
 
 @pytest.mark.parametrize(
