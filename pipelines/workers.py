@@ -54,6 +54,8 @@ LARGE, SMALLEST = 10_000, 25
 """Problems of a shard: more are cut into further shards, fewer are not worth a process that takes seconds to start."""
 ATTEMPTS = 5
 """How often a shard is begun whose process, or whose worker, ends for no reason of the build's."""
+ALONE = 600.0
+"""Seconds without any worker after which a run ends: a scheduler of jobs may bring others until then."""
 STRIKES = 2
 """Engines that a worker may lose in a row before it gets no further shard."""
 
@@ -135,6 +137,7 @@ class Driver:
         self._fatal: TracemillError | None = None
         self._signals: list[int] = []
         self._tally = Tally(Meter(), total=total)
+        self._seen = time.monotonic()
 
     def run(self) -> None:
         """Return when every shard is done; raise what ended the run otherwise, when all others have drained."""
@@ -228,6 +231,7 @@ class Driver:
             self._jobs[shard],
             key=f"tracemill-{self._run}-{shard}-{self._attempts[shard]}",
             workers=workers,
+            allow_other_workers=workers is not None,  # those named may be gone when its turn comes
             resources=self._gpus,
             pure=False,
         )
@@ -238,6 +242,13 @@ class Driver:
             raise WorkersLost(
                 "the Dask scheduler is gone; the shards end with its workers, and what was sampled is kept in their journals: run "
                 "the same command again to go on"
+            )
+        if self._workers():
+            self._seen = time.monotonic()
+        elif time.monotonic() - self._seen > ALONE:
+            raise WorkersLost(
+                f"there has been no worker for {span(ALONE)}; what was sampled is kept in their journals: bring some back and run the "
+                "same command again"
             )
         stop = min(2, len(self._signals)) or int(self._fatal is not None)
         if stop:

@@ -16,6 +16,7 @@ import pytest
 
 from tests.kill import MARK, Ordeal
 from tracemill.pipelines.cluster import cluster
+from tracemill.pipelines.worker_shard import Job, _environment, devices
 from tracemill.pipelines.workers import how_many
 from tracemill.schemas.errors import RecipeError
 
@@ -212,8 +213,8 @@ class Site:
                 command, env={**self.env, **env}, stdout=log, stderr=log, preexec_fn=before, cwd=self.folder
             )
 
-    def worker(self, name: str, *, before=None, **env: str) -> None:
-        options = ("--name", name, "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1")
+    def worker(self, name: str, *more: str, before=None, **env: str) -> None:
+        options = ("--name", name, "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1", *more)
         self.start(name, "distributed.cli.dask_worker", *options, before=before, **env)
 
     def stop(self) -> None:
@@ -287,8 +288,8 @@ def test_a_full_disk_on_a_worker_is_told_with_its_name(everywhere: bool, tmp_pat
 
 @pytest.mark.slow
 def test_a_killed_scheduler_ends_the_run_resumable_and_leaves_nobody(ordeal: Ordeal, site: Site, tmp_path: Path):
-    site.worker("a")
-    site.worker("b")
+    site.worker("a", "--resources", "GPU=1")
+    site.worker("b", "--resources", "GPU=1")
     with running(ordeal) as build:
         until(lambda: len(ordeal.keys_asked()) >= 60, build)
         site.processes["scheduler"].kill()
@@ -319,6 +320,15 @@ def test_kills_of_workers_again_and_again(ordeal: Ordeal, tmp_path: Path):
     assert len(asked) - len(set(asked)) <= 6 * 8
     assert json.loads(out.splitlines()[-1])["version"] == alone(ordeal, tmp_path / "one")
     assert ordeal.left_behind() == []
+
+
+def test_each_worker_of_a_machine_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7,9")
+    job = Job("run", "sums", "", "store", "0/2", gpus_each=2)
+    assert [_environment(job, worker)["CUDA_VISIBLE_DEVICES"] for worker in (0, 1)] == ["3,5", "7,9"]
+    assert _environment(replace(job, gpus_each=0), 1)["CUDA_VISIBLE_DEVICES"] == "3,5,7,9"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert devices() == []
 
 
 @pytest.mark.parametrize(
