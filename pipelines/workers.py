@@ -31,6 +31,7 @@ from tracemill.pipelines.spool import Spool
 from tracemill.pipelines.store import Store
 from tracemill.pipelines.synthesize import Tally
 from tracemill.pipelines.toml import to_toml
+from tracemill.pipelines.worker_progress import add_up, stragglers
 from tracemill.pipelines.worker_shard import Ended, Job, devices, look, pulse, run_shard
 from tracemill.schemas.errors import (
     DiskFull,
@@ -296,23 +297,16 @@ class Driver:
     # ---- people
 
     def _show(self) -> None:
-        facts = [*self._done.values(), *self._running.values()]
-        tally, meter = self._tally, self._tally.meter
-        tally.done = min(self._total, sum(int(shard.get("done", 0)) for shard in facts))
-        tally.failed = sum(int(shard.get("failed", 0)) for shard in facts)
-        meter.samples_new = sum(int(shard.get("samples_new", 0)) for shard in facts)
-        meter.samples_replayed = sum(int(shard.get("samples_replayed", 0)) for shard in facts)
-        meter.tokens_new = sum(int(shard.get("tokens_new", 0)) for shard in facts)
-        tally.shards = [
-            _row(shard, facts) for shard, facts in sorted(self._running.items(), key=lambda pair: _number(pair[0]))
-        ]
-        tally.stopped = f"signal {self._signals[0]}" if self._signals else str(self._fatal) if self._fatal else None
-        tally.notes = [
+        add_up(self._tally, self._total, self._done, self._running)
+        self._tally.stopped = (
+            f"signal {self._signals[0]}" if self._signals else str(self._fatal) if self._fatal else None
+        )
+        self._tally.notes = [
             f"{len(self._done)} of {len(self._jobs)} shards are done, {len(self._running)} run",
             *(f"gets no more: {why}" for why in self._out.values()),
-            *(note for note in map(_straggler, tally.shards) if note),
+            *stragglers(self._tally),
         ]
-        self._report.update(tally)
+        self._report.update(self._tally)
 
     @contextmanager
     def _drained_by_signals(self) -> Iterator[None]:
@@ -351,31 +345,3 @@ def _gpus_each(recipe: Recipe) -> int:
         int(engine.args.get("tensor_parallel_size", 1)) * int(engine.args.get("pipeline_parallel_size", 1))
         for engine in ours
     )
-
-
-def _row(shard: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What `tracemill status` tells of a shard that runs."""
-    names = (
-        "step",
-        "problems",
-        "done",
-        "failed",
-        "samples_new",
-        "samples_replayed",
-        "tokens_per_second",
-        "longest_open",
-    )
-    return {"shard": shard, "worker": facts["worker"], **{name: facts[name] for name in names if name in facts}}
-
-
-def _straggler(row: Mapping[str, Any]) -> str | None:
-    """A shard that waits for its last problems, and for which."""
-    left = int(row.get("problems", 0)) - int(row.get("done", 0))
-    if not 0 < left <= 3 or not row.get("longest_open"):
-        return None
-    problem, seconds = row["longest_open"][0]
-    return f"shard {row['shard']} waits for {left} of its problems, {problem} for {span(seconds)}"
-
-
-def _number(shard: str) -> int:
-    return int(shard.partition("/")[0])
