@@ -23,7 +23,7 @@ from tracemill.schemas.errors import RecipeError
 pytestmark = pytest.mark.timeout(600)
 PROBLEMS, N = 60, 4
 REPLY = """
-import os, time
+import os, random
 from pathlib import Path
 
 from tracemill.schemas.errors import EngineLost
@@ -37,7 +37,7 @@ def reply(request):
         raise EngineLost("the engine of this worker does not answer")
     os.write(LOG, (request.key + "\\n").encode())
     number = int(request.problem_id[1:])
-    return "well " * (request.rng_seed % 5) + r"\\boxed{" + str(number + request.index % 2) + "} " + "so " * PADDING
+    return "well " * (request.rng_seed % 5) + r"\\boxed{" + str(number + request.index % 2) + "} " + random.Random(request.key).randbytes(PADDING).hex()
 """
 ENDLESS = """
 import asyncio
@@ -270,7 +270,7 @@ def test_a_full_disk_on_a_worker_is_told_with_its_name(everywhere: bool, tmp_pat
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
 
-    ordeal = made(tmp_path, padding=3000)
+    ordeal = made(tmp_path, padding=6000)
     site = Site(tmp_path, ordeal.mark)
     try:
         site.worker("full", before=limit)
