@@ -25,6 +25,21 @@ NEEDS = ("question",)
 
 Net = Literal["ngram", "near"]
 
+SHOWN: dict[str, Any] = {
+    "reason": pl.String,
+    "benchmark": pl.String,
+    "item": pl.String,
+    "part": pl.String,
+    "net": pl.String,
+    "score": pl.Float64,
+    "threshold": pl.Float64,
+    "same_numbers": pl.Boolean,
+    "start": pl.UInt32,
+    "end": pl.UInt32,
+    "span": pl.String,
+}
+"""The reason, and the evidence beside the column."""
+
 
 def check(
     *,
@@ -78,6 +93,8 @@ def _measure(texts: pl.DataFrame, *, index: Index, items: Sequence[Item], thresh
     found = index.candidates(texts["text"]).struct.unnest().with_row_index("row")
     found = found.filter(pl.col("grams").is_not_null() | pl.col("near").is_not_null())
     rows = texts.select("text").with_row_index("row")
+    if found.is_empty():
+        return pl.DataFrame(schema=SHOWN).clear(rows.height)
     look = wanted(found, ("row",), index, thresholds.get("ngram"))
     named = pl.DataFrame(
         {
@@ -93,11 +110,7 @@ def _measure(texts: pl.DataFrame, *, index: Index, items: Sequence[Item], thresh
     best = hits.sort("row", rank_of_net(), pl.col("score"), "item", descending=[False, False, True, False])
     best = best.unique("row", keep="first", maintain_order=True).join(named, on="item", maintain_order="left")
     threshold = pl.col("net").replace_strict(list(thresholds), list(thresholds.values()), return_dtype=pl.Float64)
-    shown = best.select(
-        "row",
-        pl.lit("contaminated").alias("reason"),
-        "benchmark",
-        pl.col("benchmark_item").alias("item"),
-        *("part", "net", "score", threshold.alias("threshold"), "same_numbers", "start", "end", "span"),
+    shown = best.with_columns(reason=pl.lit("contaminated"), item=pl.col("benchmark_item"), threshold=threshold).select(
+        "row", *SHOWN
     )
     return rows.select("row").join(shown, on="row", how="left", maintain_order="left").drop("row")

@@ -64,8 +64,11 @@ class Plugin:
     def columns(self) -> Mapping[str, Any] | None:
         """The columns that it says its traces get, by its options where it has a function `columns`; None where it does not say."""
         by_options = self.about("columns", None)
-        found: Mapping[str, Any] | None = self.ask(by_options) if by_options else self.about("COLUMNS", None)
-        return found
+        if inspect.isfunction(by_options):  # a method's folder may hold a file of that name
+            found: Mapping[str, Any] | None = self.ask(by_options)
+            return found
+        declared: Mapping[str, Any] | None = self.about("COLUMNS", None)
+        return declared
 
     def takes(self, parameter: str) -> bool:
         """Whether the plug-in's function has a parameter of this name."""

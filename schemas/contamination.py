@@ -6,7 +6,7 @@ from functools import partial
 
 import polars as pl
 
-from tracemill.schemas.overlap import ALONE, FOUND, HIT, Index, mapped
+from tracemill.schemas.overlap import FOUND, HIT, Index, mapped
 from tracemill.schemas.words import prepared
 
 NETS = ("ngram", "near", "meaning")
@@ -111,8 +111,3 @@ def enough(thresholds: Mapping[str, float]) -> pl.Expr:
 def rank_of_net() -> pl.Expr:
     """0 for the net that is believed first."""
     return pl.col("net").replace_strict(list(NETS), list(range(len(NETS))), return_dtype=pl.UInt8)
-
-
-def unfindable(index: Index) -> int:
-    """How many texts of benchmarks are too short to be found inside another."""
-    return int((index.lengths < ALONE).sum())

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tracemill.schemas.lookup import Lookup
 from tracemill.schemas.words import Hashes, Ints, Rolled, places, prepared, word_hashes, words
 
 NGRAM, SHORT_NGRAM = 13, 8
@@ -38,7 +39,6 @@ LEAST_NEAR = 10
 SHOWN_CHARACTERS = 200
 PIECE_BYTES = 1 << 21
 """Of text that is looked at at a time: its arrays stay in the cache."""
-_SLOTS_PER_KEY = 16
 
 FOUND = pl.Struct({"words": pl.UInt32, "grams": pl.List(pl.UInt32), "near": pl.List(pl.UInt32)})
 HIT: dict[str, Any] = {
@@ -83,39 +83,6 @@ def check_share(name: str, share: float, floor: float | None = None, *, least: f
         raise ValueError(
             f"{name}_floor = {floor}: from {least:g} up to {name} = {share}; what is between is only reported"
         )
-
-
-class Lookup:
-    """Which items hold a sequence of words, by its hash; sequences are numbered from `base`."""
-
-    def __init__(self, size: int, base: int, hashes: Hashes, items: Ints) -> None:
-        self.size, self.base = size, base
-        order = np.lexsort((items, hashes))
-        hashes, items = hashes[order], items[order]
-        again = (hashes[1:] == hashes[:-1]) & (items[1:] == items[:-1])
-        fresh = np.concatenate([np.ones(min(1, len(hashes)), np.bool_), ~again])
-        self.items = items[fresh]
-        self.keys, starts = np.unique(hashes[fresh], return_index=True)
-        self.starts = np.append(starts, len(self.items))
-        bits = max(10, (_SLOTS_PER_KEY * max(1, len(self.keys))).bit_length())
-        self._shift = np.uint64(64 - bits)
-        self._slots = np.zeros(1 << bits, np.bool_)
-        self._slots[self.keys >> self._shift] = True
-
-    def find(self, hashes: Hashes) -> tuple[Ints, Ints]:
-        """Places in `hashes` that hold a sequence, and its number there."""
-        at = np.flatnonzero(self._slots[hashes >> self._shift])
-        number = np.searchsorted(self.keys, hashes[at])
-        number[number == len(self.keys)] = 0
-        same = self.keys[number] == hashes[at] if len(self.keys) else np.zeros(0, np.bool_)
-        return at[same], number[same]
-
-    def holders(self, numbers: Ints) -> tuple[Ints, Ints]:
-        """For each of `numbers` every item that holds it: the places in `numbers`, and the items."""
-        counts = self.starts[numbers + 1] - self.starts[numbers]
-        owner = np.repeat(np.arange(len(numbers)), counts)
-        within = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
-        return owner, self.items[self.starts[numbers][owner] + within]
 
 
 class Index:
@@ -191,6 +158,8 @@ class Index:
 
     def candidates(self, texts: pl.Series) -> pl.Series:
         """For each text its words, the n-grams of items in it, and the items that it may nearly copy; null where the text is."""
+        if len(texts) == 1:
+            return pl.Series(texts.name, [self._one(texts)], dtype=FOUND)
         frame = texts.alias("text").to_frame().with_row_index("row")
         found = [self._looked_through(piece) for piece in pieces(frame.filter(pl.col("text").is_not_null()))]
         empty = pl.DataFrame(schema={"row": pl.UInt32, **{field.name: field.dtype for field in FOUND.fields}})
@@ -198,6 +167,16 @@ class Index:
         names = [field.name for field in FOUND.fields]
         seen = pl.when(pl.col("words").is_not_null()).then(pl.struct(names))
         return joined.select(seen.alias(texts.name)).to_series().cast(FOUND)
+
+    def _one(self, text: pl.Series) -> dict[str, Any] | None:
+        """The same for a text by itself: problems come one at a time, and tables would cost more than the search."""
+        if text[0] is None:
+            return None
+        hashed = word_hashes(prepared(text))
+        rolled = Rolled(hashed.hashes)
+        grams = np.unique(self._grams_in(hashed.ends, hashed.counts, rolled)["grams"]).tolist()
+        near = np.unique(self._near_in(hashed.ends, rolled)["near"]).tolist()
+        return {"words": len(hashed.hashes), "grams": grams or None, "near": near or None}
 
     def _looked_through(self, piece: pl.DataFrame) -> pl.DataFrame:
         """The same for some texts, each of which is looked at once however often it is there."""

@@ -85,10 +85,6 @@ class WordHashes:
     ends: Ints
     """For each text, how many words there are up to its end."""
 
-    def text_of(self, positions: Ints) -> Ints:
-        """The text that each word stands in."""
-        return np.searchsorted(self.ends, positions, side="right")
-
     @property
     def counts(self) -> Ints:
         return np.diff(self.ends, prepend=0)

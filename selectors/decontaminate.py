@@ -40,7 +40,7 @@ REACH = "table"
 NEEDS = ("id", "problem_id")
 
 Net = Literal["ngram", "near", "meaning"]
-MEANING, MEANING_FLOOR = 0.9, 0.85
+MEANING, MEANING_FLOOR = 0.8, 0.7
 
 REPORT = {
     "id": pl.String,

@@ -135,6 +135,19 @@ def test_parquet_folders_and_nested_columns_are_read_as_sources_are(tmp_path: Pa
     ]
 
 
+def test_the_hub_is_read_as_sources_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (folder := tmp_path / "org" / "data").mkdir(parents=True)
+    pl.DataFrame({"problem": ["How many?"]}).write_parquet(folder / "test-00000-of-00001.parquet")
+    here = BenchmarkTable(hub=str(folder.parent), question="problem")
+    [read] = read_benchmarks({"b": here}).all.values()
+    assert [*read.items] == [Item("b", "1", "question", "How many?")]
+    with pytest.raises(RecipeError, match=r"benchmarks.b: .*dev"):
+        read_benchmarks({"b": here.model_copy(update={"split": "dev"})})
+
+
 @pytest.mark.parametrize(
     ("content", "more", "says"),
     [
@@ -198,7 +211,7 @@ def test_other_words_for_the_same_are_found_by_their_meaning(recipe: Make, store
         benchmarks={"exam": {"path": str(tmp_path / "exam.jsonl")}},
         embedder={"name": str(model)},
         filters=[],
-        select=[{**LOOK, "meaning": 0.8, "meaning_floor": 0.3}],
+        select=[{**LOOK, "meaning_floor": 0.3}],
         synth={"use": "sample", "n": 1},
     )
     dataset = build(made, store, reply=lambda _: "x").dataset

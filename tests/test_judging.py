@@ -337,3 +337,30 @@ def test_a_column_declared_in_two_types_names_both_and_what_to_do(recipe: Make, 
         scored(recipe, store, [{"use": "critic"}, {"use": "critic", "scale": "binary"}], grades)
     both = [a, {"use": f"{tmp_path}/a.py:two"}]  # two functions of a file share its COLUMNS
     assert scored(recipe, store, both, grades).scan().collect()["n"].to_list() == [1] * COMMON
+
+
+@pytest.mark.timeout(180)
+def test_a_real_model_that_does_not_know_what_is_asked_makes_nulls_and_loses_no_row(store: Store, tmp_path: Path):
+    pytest.importorskip("transformers", reason="needs the extra: pip install 'tracemill[hf]'")
+    lines = (Path(__file__).parents[1] / "data/problems/arith.jsonl").read_text().splitlines()[:3]
+    (tmp_path / "some.jsonl").write_text("\n".join(lines) + "\n")
+    model = {"name": "tiny-reasoner", "max_tokens": 40, "dtype": "float32"}
+    table = {
+        "name": "judged",
+        "source": {"path": str(tmp_path / "some.jsonl")},
+        "models": {"solver": model, "judge": model},
+        "engine": {"kind": "hf"},
+        "synth": {"use": "sample", "n": 1},
+        "score": [{"use": "rubric_judge", "rubric": RUBRIC}, {"use": "critic"}],
+    }
+    dataset = build(parse_recipe(table), store).dataset
+    rows = dataset.scan().collect()
+    assert len(rows) == 3
+    assert set(rows["critic_fault"]) <= {"no_number", "not_on_scale", "cut_off"}
+    assert rows["critic"].null_count() == 3
+    assert rows["critic_reply"].null_count() == 0
+    for name in RUBRIC:
+        assert rows[f"rubric_{name}_on_scale"].is_between(0, 1).all()
+        known = rows[f"rubric_{name}_on_scale"] >= 0.5
+        assert (rows[f"rubric_{name}"].is_not_null() == known).all()
+    assert dataset.scan("samples").collect()["role"].to_list().count("judge") == 3 * 3

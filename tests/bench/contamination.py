@@ -1,6 +1,6 @@
 """What decontamination finds of planted items, by kind and net; what it removes by mistake; and how fast texts pass.
 
-    python tests/bench/contamination.py --data FOLDER [--model FOLDER] [--rows 20000] [--speed 200000]
+    python tests/bench/contamination.py --data FOLDER [--model FOLDER] [--rows 20000] [--kinds KIND ...] [--speed 200000]
 
 Clean rows are GSM8K's training problems (FOLDER/gsm8k/train.jsonl), filled up with problems of the project's own generator. Without
 --model (a sentence encoder, such as all-MiniLM-L6-v2) the third net is left out. CPU seconds, since other work may share the cores.
@@ -33,11 +33,13 @@ def main() -> None:
     asked.add_argument("--model", type=Path)
     asked.add_argument("--rows", type=int, default=20_000)
     asked.add_argument("--speed", type=int, default=200_000)
+    asked.add_argument("--kinds", nargs="*", help="of what is planted, such as paraphrase; all unless given")
+    asked.add_argument("--dtype", default="float32")
     asked.add_argument("--only", choices=("recall", "speed"))
     given = asked.parse_args()
     clean = clean_rows(given.data, given.rows)
     if given.only != "speed":
-        recall(clean, given.model)
+        recall(clean, opened(given.model, given.dtype) if given.model else None, given.kinds)
     if given.only != "recall":
         speed(clean, given.speed)
 
@@ -54,17 +56,20 @@ def clean_rows(folder: Path, rows: int) -> list[str]:
     return [*found, *islice(own, max(0, rows - len(found)))][:rows]
 
 
-def recall(clean: list[str], model: Path | None) -> None:
+def recall(clean: list[str], embedder: Any, wanted: list[str] | None) -> None:
     planted = [(kind, item.id, text) for item in exam() for kind, text in kinds(item, random.Random(item.id))]
+    planted = [row for row in planted if wanted is None or row[0] in wanted]
     ids = [f"c{number:06}/t" for number in range(len(clean))] + [f"p{number:06}/t" for number in range(len(planted))]
     texts = [*clean, *(text for _, _, text in planted)]
     pool = pl.LazyFrame({"id": ids, "problem_id": ids, "question": texts})
     nets: list[tuple[str, dict[str, Any]]] = [("ngram", {"nets": ("ngram",)}), ("near", {"nets": ("near",)})]
     nets += [("both", {"nets": ("ngram", "near")})]
-    if model is not None:
-        nets += [(f"meaning {at}", {"nets": ("meaning",), "meaning": at}) for at in (0.85, 0.9)]
+    if embedder is not None:
+        nets += [
+            (f"meaning {at}", {"nets": ("meaning",), "meaning": at, "meaning_floor": at})
+            for at in (0.75, 0.8, 0.85, 0.9)
+        ]
         nets += [("all three", {"nets": ("ngram", "near", "meaning")})]
-    embedder = opened(model) if model else None
     found: dict[str, Mapping[str, set[str]]] = {}
     seconds = {}
     for name, options in nets:
@@ -129,12 +134,14 @@ def show_recall(planted: list[tuple[str, str, str]], clean: int, found: Mapping[
     sys.stdout.write(f"| removed of the clean | {clean:,} | {' | '.join(map(str, wrong))} |\n")
 
 
-def opened(model: Path) -> Any:
+def opened(model: Path, dtype: str) -> Any:
     from tracemill.schemas.recipe import EmbedderTable
     from tracemill.synth.embed import open_embedder
 
     folder = Path(tempfile.mkdtemp())
-    return open_embedder(EmbedderTable(name=str(model)), runtime=folder, cache=folder / "vectors")
+    return open_embedder(
+        EmbedderTable.model_validate({"name": str(model), "dtype": dtype}), runtime=folder, cache=folder / "vectors"
+    )
 
 
 def speed(clean: list[str], rows: int) -> None:
