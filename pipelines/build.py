@@ -7,12 +7,10 @@ and it returns the same version without sampling a token.
 """
 
 import asyncio
-import fcntl
-import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +27,8 @@ from tracemill.pipelines.parents import with_parents
 from tracemill.pipelines.plan import Plan, code_hash, resolve
 from tracemill.pipelines.progress import Report
 from tracemill.pipelines.readers import Resolve
+from tracemill.pipelines.segments import Segments, open_segments
+from tracemill.pipelines.shard_work import adopt_shards, locked_work, refuse_missing, remove_shards
 from tracemill.pipelines.sharing import Shared
 from tracemill.pipelines.sources import read_source, source_hash, source_key
 from tracemill.pipelines.spool import Spool
@@ -36,7 +36,7 @@ from tracemill.pipelines.staging import Staged, stage
 from tracemill.pipelines.store import Dataset, Store, parse_ref
 from tracemill.pipelines.summaries import plain_summary, summary_of
 from tracemill.pipelines.synthesize import Tally, synthesize, too_many
-from tracemill.schemas.errors import CountsDiffer, Interrupted, LockHeld, RecipeError, TooManyFailures
+from tracemill.schemas.errors import CountsDiffer, Interrupted, RecipeError, TooManyFailures
 from tracemill.schemas.recipe import Recipe
 from tracemill.schemas.rows import Problem, draw
 from tracemill.synth.backends.scripted import Reply
@@ -56,6 +56,8 @@ class Built:
     why_partial: str | None = None
     shared: Shared = field(default_factory=Shared)
     """What the version has in common with older ones, on the disk too."""
+    notes: Sequence[str] = ()
+    """What a person should know of the run although it is done."""
 
     def summary(self) -> dict[str, Any]:
         """The last line of `tracemill build --json`."""
@@ -84,22 +86,32 @@ def build(
     report: Report | None = None,
     client: "Client | None" = None,
     brake: Brake | None = None,
+    gather: str | None = None,
 ) -> Built:
     """Build the recipe's dataset, or go on where the last build of it stopped.
 
     `given` takes traces that the source brings (`tracemill curate`); `partial` samples nothing and commits what is done;
-    `reply` answers in place of a scripted engine's script; the workers of `client`, a Dask cluster, help to select, and choose the
-    same rows; `brake` stops it from another thread. Errors and their exit codes: schemas/errors.py.
+    `gather` samples nothing either, commits what shards have done, and raises ShardsMissing while anything lacks: it is the recipe
+    as it stands on the command line; `reply` answers in place of a scripted engine's script; the workers of `client`, a Dask
+    cluster, help to select, and choose the same rows; `brake` stops it from another thread. Errors and their exit codes:
+    schemas/errors.py.
     """
     report = report or Report()
     plan = resolve(recipe, given=given, runtime=store.engines_folder, vectors=store.vectors_folder, reply=reply)
     work = store.work_folder(recipe.name)
+    gathering = gather is not None
     with locked_work(work, recipe.name), Spool(work / "spool.sqlite") as spool:
         taken = read_problems(plan, store, spool, report)
-        shop = Workshop(plan.roles, Journal(store.journal_folder), plan.verifier)
-        try:
-            tally = asyncio.run(_synthesized(plan, spool, shop, report, brake, only_known=partial))
+        if gathering:
+            adopt_shards(spool, work, report)
+        with open_shop(plan, store, report) as (shop, segments):
+            doing = synthesized(
+                plan, spool, shop, report, segments, brake, only_known=partial or gathering, share_failures=gathering
+            )
+            tally = asyncio.run(doing)
             why_partial = _why_partial(tally, spool, partial=partial)
+            if gather is not None:
+                refuse_missing(spool, work, store.journal_folder, gather)
             _refuse_if_all_failed(tally)
             report.step("staging")
             staged = stage(_records(spool, tally), work / "staged", plan.columns, plan.own_tables)
@@ -109,38 +121,52 @@ def build(
             report.step("committing")
             dataset, shared = _commit(plan, store, spool, shop, staged, decisions, taken, tally, why_partial)
             staged.remove()
-        finally:
-            shop.journal.close()
-    built = Built(dataset, tally, why_partial, shared)
+            if gathering:
+                remove_shards(work)
+            notes = tuple(shop.housekeeping)
+    built = Built(dataset, tally, why_partial, shared, notes)
     report.done(built)
     return built
 
 
-async def _synthesized(
-    plan: Plan, spool: Spool, shop: Workshop, report: Report, brake: Brake | None, *, only_known: bool
-) -> Tally:
+@contextmanager
+def open_shop(
+    plan: Plan, store: Store, report: Report, shard: tuple[int, int] | None = None
+) -> Iterator[tuple[Workshop, Segments | None]]:
+    """Journal, models and verifier of one run, and the place where machines share their samples, where the recipe names one."""
+    segments = open_segments(plan.recipe, store.journal_folder, shard)
+    if segments is not None:
+        report.step("fetching samples of other machines")
+        segments.begin()
+    mark = f"{shard[0]}of{shard[1]}" if shard else ""
+    shop = Workshop(plan.roles, Journal(store.journal_folder, mark=mark), plan.verifier)
+    if segments is not None:
+        shop.housekeeping = segments.notes
     try:
-        return await synthesize(plan, spool, shop, report, only_known=only_known, brake=brake)
+        yield shop, segments
+    finally:
+        shop.journal.close()
+
+
+async def synthesized(
+    plan: Plan,
+    spool: Spool,
+    shop: Workshop,
+    report: Report,
+    segments: Segments | None,
+    brake: Brake | None = None,
+    *,
+    only_known: bool = False,
+    share_failures: bool = False,
+) -> Tally:
+    """Take the problems of the spool to their outcomes, send what is sampled where it is shared, and let go of the engines."""
+    try:
+        async with segments.shipping(shop.journal) if segments is not None else nullcontext():
+            return await synthesize(
+                plan, spool, shop, report, only_known=only_known, share_failures=share_failures, brake=brake
+            )
     finally:
         await shop.close()
-
-
-@contextmanager
-def locked_work(work: Path, name: str) -> Iterator[None]:
-    """Hold the lock of this dataset's builds, which the kernel lets go of however the process ends."""
-    with (work / "lock").open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise LockHeld(
-                f"another build of {name!r} is running in this store (process {file.read().strip() or 'unknown'}); wait for "
-                "it, or give this recipe another name"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
 
 
 def read_problems(plan: Plan, store: Store, spool: Spool, report: Report) -> list[Taken]:
@@ -172,15 +198,20 @@ def _records(spool: Spool, tally: Tally) -> Iterator[tuple[Problem, Record]]:
 
 def _why_partial(tally: Tally, spool: Spool, *, partial: bool) -> str | None:
     """Why the version will not be complete; raises where the run was interrupted and nothing is to be committed."""
-    if tally.signal is not None:
-        raise Interrupted(
-            f"stopped by a signal after {tally.done:,} of {tally.total:,} problems; all samples drawn are kept: run the same "
-            "command again to go on, or add --partial to commit what is done",
-            signal=tally.signal,
-        )
+    refuse_if_interrupted(tally, ", or add --partial to commit what is done")
     if partial and tally.done < spool.count_problems():
         return f"--partial: {tally.done:,} of {tally.total:,} problems are done"
     return tally.stopped
+
+
+def refuse_if_interrupted(tally: Tally, otherwise: str = "") -> None:
+    """Raise what a signal stands for, once the run has drained."""
+    if tally.signal is not None:
+        raise Interrupted(
+            f"stopped by a signal after {tally.done:,} of {tally.total:,} problems; all samples drawn are kept: run the same "
+            f"command again to go on{otherwise}",
+            signal=tally.signal,
+        )
 
 
 def _refuse_if_all_failed(tally: Tally) -> None:

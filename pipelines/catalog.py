@@ -57,8 +57,9 @@ class Plugin:
         return replace(self, call=partial(self.call, benchmarks=given(self.name, benchmarks)))
 
     def about(self, attribute: str, default: Any) -> Any:
-        """A module-level constant of the plug-in's file, such as NEEDS or REACH."""
-        return getattr(self.module, attribute, default)
+        """A module-level constant of the plug-in's file, such as NEEDS or REACH; a file of its folder by that name is none."""
+        found = getattr(self.module, attribute, default)
+        return default if isinstance(found, ModuleType) else found
 
     def columns(self) -> Mapping[str, Any] | None:
         """The columns that it says its traces get, by its options where it has a function `columns`; None where it does not say."""

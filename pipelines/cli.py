@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tracemill.pipelines import cli_schedule, cli_store, cli_views
+from tracemill.pipelines import cli_schedule, cli_shards, cli_store, cli_views
 from tracemill.pipelines.cli_base import (
     STORE,
     JsonOption,
@@ -19,15 +18,16 @@ from tracemill.pipelines.cli_base import (
     RefArgument,
     SetOption,
     StoreOption,
+    conclude,
+    report_for,
 )
 from tracemill.pipelines.cli_base import errors as _errors
+from tracemill.pipelines.cli_base import found_recipe as _recipe
 from tracemill.pipelines.cli_base import opened_store as _store
+from tracemill.pipelines.cli_shards import SchedulerOption, ShardOption, WorkersOption, refuse_together
 
 if TYPE_CHECKING:
     from tracemill.pipelines.build import Built
-    from tracemill.pipelines.progress import Report
-    from tracemill.pipelines.store import Store
-    from tracemill.schemas.recipe import Recipe
 
 app = typer.Typer(
     name="tracemill",
@@ -65,11 +65,21 @@ def build(
     partial: Annotated[
         bool, typer.Option("--partial", help="Sample nothing; commit what is done as a partial version.")
     ] = False,
+    shard: ShardOption = None,
+    workers: WorkersOption = None,
+    scheduler: SchedulerOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Build a dataset, or go on where the last build of it stopped: after any crash, run the same command again."""
-    _build(recipe, store, overrides, given=False, partial=partial, as_json=as_json, quiet=quiet)
+    with _errors(as_json=as_json):
+        refuse_together(partial=partial, shard=shard, workers=workers, scheduler=scheduler)
+    if shard is not None:
+        cli_shards.build_one(recipe, store, overrides, shard, as_json=as_json, quiet=quiet)
+    elif workers is not None or scheduler is not None:
+        cli_shards.build_all(recipe, store, overrides, workers, scheduler, as_json=as_json, quiet=quiet)
+    else:
+        _build(recipe, store, overrides, given=False, partial=partial, as_json=as_json, quiet=quiet)
 
 
 @app.command()
@@ -77,11 +87,16 @@ def curate(
     recipe: RecipeArgument,
     store: StoreOption = STORE,
     overrides: SetOption = None,
+    workers: WorkersOption = None,
+    scheduler: SchedulerOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Verify, filter and commit traces or rated steps that exist already; nothing is sampled."""
-    _build(recipe, store, overrides, given=True, partial=False, as_json=as_json, quiet=quiet)
+    if workers is not None or scheduler is not None:
+        cli_shards.curate_all(recipe, store, overrides, workers, scheduler, as_json=as_json, quiet=quiet)
+    else:
+        _build(recipe, store, overrides, given=True, partial=False, as_json=as_json, quiet=quiet)
 
 
 @app.command()
@@ -261,6 +276,7 @@ def diff(
             print(line)
 
 
+app.command()(cli_shards.gather)
 app.command()(cli_views.export)
 app.command()(cli_store.fsck)
 app.command()(cli_store.gc)
@@ -280,47 +296,15 @@ def _build(
 
     with _errors(as_json=as_json):
         read, place = _recipe(recipe, overrides), _store(store)
-        report = _report(read, place, plain=as_json, quiet=quiet)
+        report = report_for(place.work_folder(read.name), read.name, plain=as_json, quiet=quiet)
         try:
             built = built_from(read, place, given=given, partial=partial, report=report)
         finally:
             report.close()
-        _conclude(built, as_json=as_json, quiet=quiet)
+        conclude(built, as_json=as_json, quiet=quiet)
         if built.why_partial and not partial:
             raise typer.Exit(5)
     return built
-
-
-def _conclude(built: Built, *, as_json: bool, quiet: bool) -> None:
-    """What a finished build leaves on the screen."""
-    from tracemill.pipelines.screens import built_lines
-
-    if as_json:
-        print(json.dumps(built.summary()))
-    elif quiet:
-        print(built.dataset.path)
-    else:
-        for line in built_lines(built):
-            print(line)
-
-
-def _report(recipe: Recipe, store: Store, *, plain: bool, quiet: bool) -> Report:
-    from tracemill.pipelines.progress import Lines, Panel, ProgressFile, Several
-
-    file = ProgressFile(store.work_folder(recipe.name))
-    if quiet:
-        return Several([file])
-    if plain or not sys.stderr.isatty():
-        return Several([file, Lines(sys.stderr)])
-    from rich.console import Console
-
-    return Several([file, Panel(Console(stderr=True), recipe.name)])
-
-
-def _recipe(name: str, overrides: list[str] | None) -> Recipe:
-    from tracemill.pipelines.shipped import read_recipe
-
-    return read_recipe(name, overrides or ())
 
 
 if __name__ == "__main__":

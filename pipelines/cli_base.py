@@ -15,7 +15,10 @@ import typer
 from tracemill.schemas.errors import DiskFull, EngineLost, RecipeError, TracemillError
 
 if TYPE_CHECKING:
+    from tracemill.pipelines.build import Built
+    from tracemill.pipelines.progress import Report
     from tracemill.pipelines.store import Store
+    from tracemill.schemas.recipe import Recipe
 
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one that ships, such as demo-scripted.")
@@ -55,6 +58,39 @@ def opened_store(root: Path, *, read_only: bool = False) -> Store:
     from tracemill.pipelines.store import Store
 
     return Store(root, read_only=read_only)
+
+
+def found_recipe(name: str, overrides: list[str] | None) -> Recipe:
+    from tracemill.pipelines.shipped import read_recipe
+
+    return read_recipe(name, overrides or ())
+
+
+def report_for(work: Path, name: str, *, plain: bool, quiet: bool) -> Report:
+    """Who is told how far a run is: the progress file in its work folder, and a terminal or a log."""
+    from tracemill.pipelines.progress import Lines, Panel, ProgressFile, Several
+
+    file = ProgressFile(work)
+    if quiet:
+        return Several([file])
+    if plain or not sys.stderr.isatty():
+        return Several([file, Lines(sys.stderr)])
+    from rich.console import Console
+
+    return Several([file, Panel(Console(stderr=True), name)])
+
+
+def conclude(built: Built, *, as_json: bool, quiet: bool) -> None:
+    """What a finished build leaves on the screen."""
+    from tracemill.pipelines.screens import built_lines
+
+    if as_json:
+        print(json.dumps(built.summary()))
+    elif quiet:
+        print(built.dataset.path)
+    else:
+        for line in built_lines(built):
+            print(line)
 
 
 @contextmanager

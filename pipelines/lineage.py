@@ -84,7 +84,7 @@ def _without_folders(value: Any, *, place: bool = False) -> Any:
         return {
             key: _without_folders(item, place=place or key in PLACES or key == "args")
             for key, item in value.items()
-            if key != "base_urls"
+            if key not in ("base_urls", "segments", "ship_every")
         }
     if isinstance(value, list):
         return [_without_folders(item, place=place) for item in value]

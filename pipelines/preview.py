@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from tracemill.pipelines import outcomes
-from tracemill.pipelines.build import locked_work, read_problems
+from tracemill.pipelines.build import read_problems
 from tracemill.pipelines.plan import Plan, resolve
 from tracemill.pipelines.problem_filters import ProblemFilters
 from tracemill.pipelines.progress import Report, span
 from tracemill.pipelines.screens import columns
+from tracemill.pipelines.shard_work import locked_work
 from tracemill.pipelines.sources import source_name
 from tracemill.pipelines.spool import Spool
 from tracemill.pipelines.store import Store

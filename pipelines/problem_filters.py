@@ -79,7 +79,7 @@ def _mark(plan: Plan, index: int, schema: Mapping[str, Any]) -> str:
 def _schemas(plan: Plan, spool: Spool) -> dict[int, dict[str, Any]]:
     """The columns that problem filters see, by source."""
     found: dict[int, dict[str, set[type]]] = {}
-    for problem in spool.problems(left_out_too=True):  # types must not hang on what a mix takes
+    for problem in spool.problems(left_out_too=True):  # types must not hang on what a mix or a shard takes
         if plan.keeps[problem.source_index]:
             columns = found.setdefault(problem.source_index, {})
             for name, value in outcomes.problem_columns(problem).items():

@@ -88,14 +88,15 @@ class Lines(Report):
 
     def __init__(self, stream: TextIO, *, between: float = 10.0) -> None:
         self._stream, self._between = stream, between
-        self._last = 0.0
+        self._last, self._whole = 0.0, False
 
     def step(self, name: str) -> None:
         self.say(name)
 
     def update(self, tally: Tally) -> None:
-        if time.monotonic() - self._last >= self._between or tally.done == tally.total:
-            self._last = time.monotonic()
+        whole = tally.done == tally.total
+        if time.monotonic() - self._last >= self._between or (whole and not self._whole):
+            self._last, self._whole = time.monotonic(), whole
             self.say(line(tally))
             for note in tally.notes:
                 self.say(note)
@@ -173,7 +174,9 @@ def snapshot(tally: Tally) -> dict[str, Any]:
         "elapsed_seconds": elapsed,
         "eta_seconds": left * elapsed / fresh if fresh else None,
         "reasons": dict(tally.reasons.most_common(20)),
+        "longest_open": [[problem_id, round(seconds, 1)] for problem_id, seconds in tally.longest()],
         "stopped": tally.stopped,
+        "shards": tally.shards,
     }
 
 

@@ -1,6 +1,5 @@
 """What `ls`, `show`, `status` and a finished build print, as lines."""
 
-import fcntl
 import json
 import os
 import tomllib
@@ -12,7 +11,9 @@ import pyarrow.parquet as pq
 
 from tracemill.pipelines.dataset import Dataset
 from tracemill.pipelines.lineage import shown_accuracy
+from tracemill.pipelines.progress import span
 from tracemill.pipelines.replays import last_replay, replay_told
+from tracemill.pipelines.shard_work import is_locked, shards_here
 from tracemill.pipelines.store import Store
 from tracemill.pipelines.summaries import shown_summary
 from tracemill.schemas.errors import RecipeError
@@ -33,6 +34,7 @@ def built_lines(built: "Built") -> Iterator[str]:
     yield f"samples   {meter.samples_new:,} new ({meter.tokens_new:,} tokens), {meter.samples_replayed:,} replayed"
     if built.why_partial:
         yield f"partial   {built.why_partial}"
+    yield from (f"note      {note}" for note in built.notes)
     yield from _shared_lines(built.shared)
     yield f"version   {built.dataset}"
     yield f"path      {built.dataset.path}"
@@ -151,19 +153,25 @@ def list_lines(store: Store) -> Iterator[str]:
 
 def status_lines(store: Store, name: str | None) -> Iterator[str]:
     """What is running or can be taken up again."""
-    files = {file.parent.name: file for file in sorted((store.root / ".work").glob("*/progress.json"))}
+    of_shards = {file.parents[2].name: file for file in sorted((store.root / ".work").glob("*/shards/*/progress.json"))}
+    files = of_shards | {file.parent.name: file for file in sorted((store.root / ".work").glob("*/progress.json"))}
     if name is not None and name not in files:
         raise RecipeError(f"no build of {name!r} was ever started in {store.root}{suggest(name, files)}")
     if not files:
         yield f"no build was ever started in {store.root}"
     for dataset, file in files.items():
         if name in (None, dataset):
-            yield _status(dataset, file)
+            work = store.root / ".work" / dataset
+            if file.parent == work:
+                yield _status(dataset, file)
+            else:
+                yield f"{dataset}: shards only"
+            yield from _shard_lines(work)
 
 
 def _status(name: str, file: Path) -> str:
     facts = json.loads(file.read_text(encoding="utf-8"))
-    running = _is_locked(file.parent / "lock")
+    running = is_locked(file.parent / "lock") or is_locked(file.parent / "driver.lock")
     state = f"running ({facts['step']})" if running else "done" if facts["step"] == "done" else "stopped, resumable"
     text = f"{name}: {state}"
     if "problems" in facts:
@@ -174,16 +182,29 @@ def _status(name: str, file: Path) -> str:
     return f"{text} (process {facts['pid']}, updated {facts['updated']})"
 
 
-def _is_locked(lock: Path) -> bool:
-    """Whether a live process holds the lock of a dataset's builds."""
-    if not lock.exists():
-        return False
-    with lock.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+def _shard_lines(work: Path) -> Iterator[str]:
+    """The shards of a dataset that run here, or were begun here and are not done; those that run elsewhere, as their driver saw them."""
+    here = {str(shard): (shard.folder(work) / "progress.json", alive) for shard, alive in shards_here(work)}
+    for name, (file, alive) in here.items():
+        if file.exists() and (facts := json.loads(file.read_text(encoding="utf-8")))["step"] != "done":
+            yield f"  shard {name}: {'running' if alive else 'stopped, resumable'} ({facts['step']}){_shard_text(facts)}"
+    file = work / "progress.json"
+    if is_locked(work / "driver.lock") and file.exists():
+        for facts in json.loads(file.read_text(encoding="utf-8")).get("shards", ()):
+            if facts["shard"] not in here:
+                yield f"  shard {facts['shard']}: running on {facts['worker']}{_shard_text(facts)}"
+
+
+def _shard_text(facts: Mapping[str, Any]) -> str:
+    text = (
+        f", {facts['done']:,} of {facts['problems']:,} problems, {facts['samples_new']:,} samples new"
+        if "done" in facts
+        else ""
+    )
+    if facts.get("longest_open") and facts["step"] != "done":
+        problem, seconds = facts["longest_open"][0]
+        text += f", longest open: {problem} for {span(seconds)}"
+    return text
 
 
 def columns(rows: Sequence[Mapping[str, Any]], *, right: Iterable[str] = ()) -> Iterator[str]:

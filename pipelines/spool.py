@@ -42,11 +42,16 @@ class IngestCounts:
 class Spool:
     """Problems in, outcomes out. Opening it starts a run: `outcomes` gives what this run put or got."""
 
-    def __init__(self, path: Path, *, queue_bytes: int = 64 << 20) -> None:
-        """`queue_bytes` is how much outcome may wait for the disk before `put_outcome` waits too."""
+    def __init__(self, path: Path, *, queue_bytes: int = 64 << 20, problems: Path | None = None) -> None:
+        """`queue_bytes` is how much outcome may wait for the disk before `put_outcome` waits too.
+
+        `problems` is another spool whose problems are read in place of its own; see `of_shard`.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         self._writer = OutcomeWriter(path, queue_bytes)
+        self._path = path
         self._read = connect(path)
+        self._problems = self._read if problems is None else connect(problems)
         self._reading = threading.Lock()
         self._admitted = "1"
         with self._writer.transaction() as db:
@@ -106,16 +111,23 @@ class Spool:
         beyond = (f"(source = {int(source)} AND draw > {cut - (1 << 63)})" for source, cut in sorted(cuts.items()))
         self._admitted = f"NOT ({' OR '.join(beyond)})" if cuts else "1"
 
+    def of_shard(self, path: Path, number: int, count: int) -> "Spool":
+        """The spool of one of `count` shards, in a file of its own: its problems are those of its number that are admitted here."""
+        shard = Spool(path, problems=self._path)
+        shard._admitted = f"{self._admitted} AND {_shard_number(count)} = {number}"
+        return shard
+
     def count_problems(self, *, source: int | None = None, left_out_too: bool = False) -> int:
         """How many problems are admitted, of one source or of all; `left_out_too`: how many the sources hold."""
         where = "1" if left_out_too else self._admitted
         where += f" AND source = {source}" if source is not None else ""
-        return self._one(f"SELECT count(*) FROM problems WHERE {where}")[0]  # type: ignore[index, no-any-return]  # noqa: S608
+        query = f"SELECT count(*) FROM problems WHERE {where}"  # noqa: S608 - numbers only
+        return self._one(query, db=self._problems)[0]  # type: ignore[index, no-any-return]
 
     def draw_at(self, source: int, place: int) -> int:
         """The draw of the problem at this place of its source, counted from 1 in the order of draws."""
         query = "SELECT draw FROM problems WHERE source = ? ORDER BY draw, problem_id LIMIT 1 OFFSET ?"
-        return self._one(query, (source, place - 1))[0] + (1 << 63)  # type: ignore[index, no-any-return]
+        return self._one(query, (source, place - 1), db=self._problems)[0] + (1 << 63)  # type: ignore[index, no-any-return]
 
     def problems(self, *, left_out_too: bool = False) -> Iterator[Problem]:
         """The admitted problems, or all, in the order of `draw(problem_id)`, one at a time.
@@ -128,9 +140,9 @@ class Spool:
             "ORDER BY draw, problem_id LIMIT ?"
         )
         last: tuple[int, str] = (-(1 << 63), "")
-        while page := self._all(query, (*last, _PAGE)):
+        while page := self._all(query, (*last, _PAGE), db=self._problems):
             for _, _, seq in page:
-                row = self._one("SELECT payload FROM problems WHERE seq = ?", (seq,))
+                row = self._one("SELECT payload FROM problems WHERE seq = ?", (seq,), db=self._problems)
                 if row is not None:
                     yield problem_of(row[0])
             last = page[-1][:2]
@@ -138,9 +150,10 @@ class Spool:
     def source_rejections(self) -> Iterator[SourceRejection]:
         """Rows that became no problem, in source order."""
         last = 0
-        while page := self._all("SELECT seq FROM source_rejections WHERE seq > ? ORDER BY seq LIMIT ?", (last, _PAGE)):
+        query = "SELECT seq FROM source_rejections WHERE seq > ? ORDER BY seq LIMIT ?"
+        while page := self._all(query, (last, _PAGE), db=self._problems):
             for (seq,) in page:
-                row = self._one("SELECT payload FROM source_rejections WHERE seq = ?", (seq,))
+                row = self._one("SELECT payload FROM source_rejections WHERE seq = ?", (seq,), db=self._problems)
                 if row is not None:
                     yield _rejection_decoder.decode(unpack(row[0]))
             last = page[-1][0]
@@ -183,12 +196,28 @@ class Spool:
         self._writer.flush()
         return self._one("SELECT count(*) FROM touched")[0]  # type: ignore[index, no-any-return]
 
+    def adopt(self, path: Path) -> None:
+        """Take over the outcomes in a shard's spool, in place of older ones of the same problems; it stays as it is."""
+        connect(path).close()  # one of another version is made anew, empty
+        self._writer.adopt(path)
+
+    def without_outcome(self, shards: int) -> dict[int, tuple[int, int]]:
+        """For each of `shards` shards: problems without an outcome in this run, and problems in all; those with none lacking left out."""
+        self._writer.flush()
+        query = (
+            f"SELECT {_shard_number(shards)} AS shard, sum(t.problem_id IS NULL) AS lacking, count(*) "  # noqa: S608 - numbers only
+            f"FROM problems LEFT JOIN touched AS t USING (problem_id) WHERE {self._admitted} "
+            "GROUP BY shard HAVING lacking > 0 ORDER BY shard"
+        )
+        return {shard: (lacking, total) for shard, lacking, total in self._all(query, ())}
+
     def close(self) -> None:
         """Write what waits and let go of the file; safe to call twice."""
         try:
             self._writer.close()
         finally:
             self._read.close()
+            self._problems.close()
 
     def __enter__(self) -> "Spool":
         return self
@@ -199,16 +228,23 @@ class Spool:
     # ---- queries
 
     def _fact(self, name: str) -> str | None:
-        row = self._one("SELECT value FROM facts WHERE name = ?", (name,))
+        row = self._one("SELECT value FROM facts WHERE name = ?", (name,), db=self._problems)
         return str(row[0]) if row else None
 
-    def _one(self, query: str, values: tuple[Any, ...] = ()) -> tuple[Any, ...] | None:
+    def _one(
+        self, query: str, values: tuple[Any, ...] = (), db: sqlite3.Connection | None = None
+    ) -> tuple[Any, ...] | None:
         with self._reading:
-            return self._read.execute(query, values).fetchone()  # type: ignore[no-any-return]
+            return (db or self._read).execute(query, values).fetchone()  # type: ignore[no-any-return]
 
-    def _all(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    def _all(self, query: str, values: tuple[Any, ...], db: sqlite3.Connection | None = None) -> list[tuple[Any, ...]]:
         with self._reading:
-            return self._read.execute(query, values).fetchall()
+            return (db or self._read).execute(query, values).fetchall()
+
+
+def _shard_number(count: int) -> str:
+    """`shard_of` in SQL: draws are stored less 2**63, and SQLite's remainder has the sign of what it divides."""
+    return f"((draw % {count} + {count}) % {count} + {(1 << 63) % count}) % {count}"
 
 
 def _count(db: sqlite3.Connection, table: str) -> int:

@@ -130,6 +130,17 @@ class OutcomeWriter:
                     self._db.execute("ROLLBACK")
                 raise
 
+    def adopt(self, path: Path) -> None:
+        """Copy the outcomes of another spool, in place of those of the same problems."""
+        with self._writing, disk_errors(self._path):
+            self._db.execute("ATTACH ? AS other", (str(path),))
+            try:
+                self._db.execute(
+                    "INSERT OR REPLACE INTO main.outcomes SELECT problem_id, key, payload FROM other.outcomes"
+                )
+            finally:
+                self._db.execute("DETACH other")
+
     def waiting(self, problem_id: str) -> tuple[str, bytes] | None:
         """The outcome of a problem that is not on disk yet."""
         with self._changed:

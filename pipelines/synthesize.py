@@ -6,6 +6,7 @@ run goes on; a lost backend stops the run, to be resumed from the journal.
 """
 
 import asyncio
+import hashlib
 import itertools
 import signal
 import sys
@@ -13,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from tracemill.pipelines import outcomes
 from tracemill.pipelines.brake import Brake
@@ -26,6 +28,7 @@ from tracemill.schemas.errors import DiskFull, EngineLost, LawBroken, RecipeErro
 from tracemill.schemas.rows import Problem, draw
 from tracemill.synth.engine import Meter, Workshop
 from tracemill.synth.gate import Stopped
+from tracemill.synth.journal import Failure
 
 HELD = 2 << 30
 """Bytes of completions that open problems may hold before no further problem is taken up."""
@@ -62,11 +65,20 @@ class Tally:
     """What the backends want a person to see now."""
     turn: str | None = None
     """Which of several passes over the problems this is, where weights are loaded one after another."""
+    opened: dict[str, float] = field(default_factory=dict)
+    """Problems that are open, and since when by the monotonic clock; the longest first."""
+    shards: list[dict[str, Any]] = field(default_factory=list)
+    """Of a run that is spread over workers: how far the shards are that run now."""
     waiting: int = 0
     """Problems that came as far as the loaded weights bring them, and wait for others."""
     started: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
     """From there to the end of the run."""
+
+    def longest(self, most: int = 3) -> list[tuple[str, float]]:
+        """The problems that have been open longest, and for how many seconds."""
+        now = time.monotonic()
+        return [(problem_id, now - since) for problem_id, since in itertools.islice(self.opened.items(), most)]
 
     def turn_note(self) -> list[str]:
         return [f"{self.turn}: {self.done + self.waiting:,} of {self.total:,} problems"] if self.turn else []
@@ -87,13 +99,17 @@ async def synthesize(
     *,
     only_known: bool = False,
     limit: int | None = None,
+    share_failures: bool = False,
     brake: Brake | None = None,
 ) -> Tally:
-    """Take every problem of the spool, or the first `limit`, to its outcome in the spool. SIGINT, SIGTERM and `brake` drain the run."""
+    """Take every problem of the spool, or the first `limit`, to its outcome in the spool. SIGINT, SIGTERM and `brake` drain the run.
+
+    `share_failures`: what fails is told to other machines by way of the journal, or, where nothing is sampled, taken from there.
+    """
     counts = spool.ingest_counts()
     total = min(spool.count_problems(), limit or sys.maxsize)
     tally = Tally(shop.meter, total=total, refused_rows=counts.rejected if counts else 0)
-    run = Run(plan, spool, shop, tally, only_known)
+    run = Run(plan, spool, shop, tally, only_known, share_failures)
     loop = asyncio.get_running_loop()
     going = asyncio.create_task(run.go_all())
 
@@ -137,6 +153,7 @@ class Run:
     tally: Tally
     only_known: bool = False
     """Sample nothing: take what the journal implies and leave the rest (`--partial`)."""
+    share_failures: bool = False
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _prefix: "Prefix" = field(init=False)
     _filters: ProblemFilters = field(init=False)
@@ -231,6 +248,7 @@ class Run:
 
     async def _one(self, index: int, problem: Problem) -> None:
         self.tally.open += 1
+        self.tally.opened[problem.problem_id] = time.monotonic()
         try:
             record = await self._record(problem)
         except Stopped:
@@ -243,6 +261,7 @@ class Run:
             await self._keep(index, problem, record)
         finally:
             self.tally.open -= 1
+            self.tally.opened.pop(problem.problem_id, None)
             self._wake.set()
 
     def _notice(self, task: asyncio.Task[None]) -> None:
@@ -266,9 +285,26 @@ class Run:
             record = outcomes.filtered(problem, *verdict)
             payload = outcomes.encode(record)
         else:
-            record, payload = await self._worked(problem)
+            record, payload = await self._shared(problem, key)
         await self.spool.put_outcome(problem.problem_id, key, payload)
         return record
+
+    async def _shared(self, problem: Problem, key: str) -> tuple[Record, bytes]:
+        """What the method makes of a problem; a failure is told to other machines, or taken from what they told."""
+        name = _failure_key(key)
+        try:
+            record, payload = await self._worked(problem)
+        except Stopped:
+            failure = (
+                (await self.shop.journal.get([name])).get(name) if self.share_failures and self.only_known else None
+            )
+            if not isinstance(failure, Failure):
+                raise
+            record = Record(problem, "failed", failure.reason)
+            return record, outcomes.encode(record)
+        if record.status == "failed" and self.share_failures and not self.only_known:
+            await self.shop.journal.put(name, Failure(record.reason or ""))
+        return record, payload
 
     async def _worked(self, problem: Problem) -> tuple[Record, bytes]:
         """What the method makes of a problem, or what it raised. The one place where everything is caught."""
@@ -324,6 +360,11 @@ class Run:
         await asyncio.sleep(seconds)
         self._prefix.close()
         self.stop(f"budget.{name} is reached")
+
+
+def _failure_key(outcome_key: str) -> str:
+    """Under which name the journal has the failure of one problem under one synthesis."""
+    return hashlib.sha256(f"failure {outcome_key}".encode()).hexdigest()
 
 
 class Prefix:

@@ -7,9 +7,12 @@ TracemillError
 │   ├── RequestRefused     the backend will never answer this request: its problem fails, the run goes on
 │   └── EngineLost     3   the backend is gone; the run stops and resumes from its journal
 ├── HubLost            3   the Hub, or wherever a version is published to, stopped answering; run again to go on
+├── SegmentsLost       3   where segments of the journal are shared stopped answering; run again to send what is left
+├── WorkersLost        3   the Dask scheduler, or the last of its workers, is gone; run again to go on
 ├── LawBroken          4   a promise would be broken, so the run stops and says which
 │   ├── LockHeld           another build of this dataset is running
 │   ├── TooManyFailures    more rows and problems failed than `tolerate` allows
+│   ├── ShardsMissing      a version is to be gathered, and problems of it have no outcome yet
 │   └── CountsDiffer       rows went in that did not come out: a bug, never published
 ├── DiskFull           6   nothing is half-written; make room and run again
 └── Interrupted  130/143   SIGINT or SIGTERM: drained, resumable
@@ -54,6 +57,18 @@ class HubLost(TracemillError):
     exit_code = 3
 
 
+class SegmentsLost(TracemillError):
+    """Samples did not reach the place where machines share them. They are on this disk, and the next run sends them."""
+
+    exit_code = 3
+
+
+class WorkersLost(TracemillError):
+    """The scheduler of a spread build, or its last worker, is gone. What was sampled stays in the journals."""
+
+    exit_code = 3
+
+
 class LawBroken(TracemillError):
     """Going on would break a promise of docs/design.md."""
 
@@ -66,6 +81,10 @@ class LockHeld(LawBroken):
 
 class TooManyFailures(LawBroken):
     """More source rows were refused and problems failed than the recipe tolerates."""
+
+
+class ShardsMissing(LawBroken):
+    """Problems of the recipe have no outcome yet; the message says how many of which shard, and what to run."""
 
 
 class CountsDiffer(LawBroken):

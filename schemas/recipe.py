@@ -145,6 +145,10 @@ class EngineTable(_Table):
     stall: Annotated[float, Field(gt=0)] = 300.0
     """Seconds without a token from any request after which an engine counts as hung."""
     script: str | None = None
+    segments: str | None = None
+    """Where the journals of several machines meet: a folder, or a URL that fsspec takes."""
+    ship_every: Annotated[float, Field(gt=0)] = 300.0
+    """Seconds between two shipments: what a lost disk costs at most."""
     args: Mapping[str, Any] = Field(default_factory=dict)
     """vllm, hf: further engine arguments; scripted: how it misbehaves."""
 
@@ -319,6 +323,7 @@ def _anchor(table: dict[str, Any], folder: Path) -> None:
         _anchor_key(benchmark, "path", folder)
     for engine in _tables(table.get("engines")):
         _anchor_key(engine, "script", folder, only_if_path=True)
+        _anchor_key(engine, "segments", folder, only_if_path=True)
     for key in FILES:
         _anchor_key(table.get("synth"), key, folder, only_if_path=True)
     lists = [table.get(key) for key in ("score", "filters", "select")] + [source.get("keep") for source in sources]

@@ -216,3 +216,8 @@ def draw(row_id: str) -> int:
     Order of admission, shards, splits and "a random tenth" all come from it.
     """
     return int.from_bytes(hashlib.sha256(row_id.encode()).digest()[:8], "big")
+
+
+def shard_of(row_id: str, count: int) -> int:
+    """Which of `count` shards an id belongs to: its draw modulo the count, so that a prefix of the draws is in all of them."""
+    return draw(row_id) % count

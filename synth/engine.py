@@ -76,6 +76,8 @@ class Workshop:
     meter: Meter = field(default_factory=Meter)
     held: int = 0
     """Bytes of completions that open problems hold."""
+    housekeeping: list[str] = field(default_factory=list)
+    """What those who look after the journal want a person to see now."""
     loaded: str | None = None
     """The scale whose merged weights are loaded in this pass over the problems; those of others wait for their own."""
     _gates: dict[tuple[str, str | None], Gate] = field(default_factory=dict)
@@ -116,7 +118,7 @@ class Workshop:
 
     def notes(self) -> list[str]:
         """What the backends want a person to see now."""
-        return [note for backend in self._at_work() for note in backend.progress()]
+        return [*self.housekeeping, *(note for backend in self._at_work() for note in backend.progress())]
 
     def gpus(self) -> int:
         """GPUs that the build occupies, by what its backends say; at least 1."""

@@ -37,6 +37,7 @@ ENGINE_KEYS = {
     "hf": {"kind", "at_once", "args"},
     "scripted": {"kind", "at_once", "script", "args"},
 }
+OF_ANY_ENGINE = {"segments", "ship_every"}
 """What means something to each kind of engine; anything else would be accepted and ignored."""
 
 IN_PROCESS = ("vllm", "hf")
@@ -138,8 +139,11 @@ class _Opened:
 
 
 def _check_engine_keys(name: str, model: ModelTable, engine: EngineTable) -> None:
-    for stray in sorted(engine.model_fields_set - ENGINE_KEYS[engine.kind]):
-        known = ", ".join(sorted(ENGINE_KEYS[engine.kind]))
+    keys = ENGINE_KEYS[engine.kind] | OF_ANY_ENGINE
+    if "ship_every" in engine.model_fields_set and engine.segments is None:
+        raise RecipeError(f"engines.{name}: ship_every means nothing without segments: say where they go")
+    for stray in sorted(engine.model_fields_set - keys):
+        known = ", ".join(sorted(keys))
         raise RecipeError(
             f"engines.{name}: {stray!r} means nothing to an engine of kind {engine.kind!r}; it takes: {known}; to replace the "
             f"whole table: --set 'engine={{kind=\"{engine.kind}\"}}'"

@@ -27,6 +27,8 @@ class Ordeal:
 
     recipe: Path
     store: Path
+    options: tuple[str, ...] = ()
+    """Further options of the command."""
     asked: Path | None = None
     """Where the scripted model writes the keys it is asked, a line each."""
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -100,7 +102,17 @@ class Ordeal:
 
     def _command(self, store: Path | None = None) -> list[str]:
         place = str(store or self.store)
-        return [sys.executable, "-m", "tracemill.pipelines.cli", "build", str(self.recipe), "--store", place, "--json"]
+        return [
+            sys.executable,
+            "-m",
+            "tracemill.pipelines.cli",
+            "build",
+            str(self.recipe),
+            "--store",
+            place,
+            "--json",
+            *self.options,
+        ]
 
     def _env(self) -> dict[str, str]:
         return {**os.environ, MARK: self.mark, "PYTHONWARNINGS": "default"}

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -9,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result
 from pydantic import BaseModel
+from typer.testing import CliRunner
 
 from tracemill.pipelines import catalog, options
 from tracemill.pipelines.build import Built, build
+from tracemill.pipelines.cli import app
 from tracemill.pipelines.store import Store
 from tracemill.schemas import errors
 from tracemill.schemas.recipe import (
@@ -334,6 +338,53 @@ def other_tokenizer(folder: Path) -> str:
 
 
 # ---- operations.md
+
+
+@pytest.fixture
+def shared_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with recipe.toml, whose engine has the keys of the guide; the place they name is a folder here."""
+    shutil.copy(PROBLEMS, tmp_path / "arith.jsonl")
+    [keys] = [block for block in blocks(read("operations.md"), "toml") if "segments" in block]
+    (tmp_path / "recipe.toml").write_text(
+        BASE.replace("[engine]\n", keys.replace("s3://bucket/arith", f"{tmp_path}/shared")), encoding="utf-8"
+    )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "recipe.toml"
+
+
+def typed(line: str, **environment: str) -> Result:
+    """What a command of a script does, with variables as the scheduler sets them."""
+    for name, value in environment.items():
+        line = line.replace(f"${name}", value)
+    words = shlex.split(line.replace("/256", "/2"))
+    return CliRunner().invoke(app, words[words.index("tracemill") + 1 :])
+
+
+def test_the_slurm_array_of_the_guide_makes_the_version_of_one_process(shared_recipe: Path, tmp_path: Path):
+    [script] = blocks(read("operations.md"), "slurm")
+    [submit] = [block for block in blocks(read("operations.md"), "bash") if "sbatch" in block]
+    assert "#SBATCH --array=0-255%64" in script
+    for number in (0, 1):
+        done = typed(f"{script.splitlines()[-1]} --store {tmp_path}/node{number}", SLURM_ARRAY_TASK_ID=f"{number}")
+        assert done.exit_code == 0, done.output
+        assert f"shard {number}/2 done: " in done.output
+    gathered = typed(f"{submit.partition('&&')[2]} --quiet --store {tmp_path}/head")
+    assert gathered.exit_code == 0, gathered.output
+    alone = build(load_recipe(shared_recipe, ["engine={kind='scripted'}"]), Store(tmp_path / "alone")).dataset
+    assert Path(gathered.output.strip()).name == alone.version
+
+
+def test_the_indexed_job_of_the_guide_runs_shards(shared_recipe: Path, tmp_path: Path):
+    yaml = pytest.importorskip("yaml")
+    [manifest] = blocks(read("operations.md"), "yaml")
+    job = yaml.safe_load(manifest)
+    assert (job["kind"], job["spec"]["completionMode"], job["spec"]["completions"]) == ("Job", "Indexed", 256)
+    [container] = job["spec"]["template"]["spec"]["containers"]
+    shell, option, line = container["command"]
+    line = line.replace("/recipes/recipe.toml", str(shared_recipe)).replace("/scratch", str(tmp_path))
+    assert (shell, option) == ("sh", "-c")
+    assert "shard 1/2 done: " in typed(line, JOB_COMPLETION_INDEX="1").output
+
 
 BASE = """
 name = "base"

@@ -12,9 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.conftest import PROBLEMS, solve
-from tracemill.pipelines.build import build, locked_work
+from tracemill.pipelines.build import build
 from tracemill.pipelines.cli import app
 from tracemill.pipelines.costs import Cost, Lengths
+from tracemill.pipelines.shard_work import locked_work
 from tracemill.pipelines.store import Store
 from tracemill.pipelines.why import why
 from tracemill.pipelines.why_screens import why_lines

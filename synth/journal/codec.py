@@ -1,4 +1,4 @@
-"""How a completion, its scores, a reward or a verdict become bytes in the journal, and back: msgpack around zstd.
+"""How a completion, its scores, a reward, a verdict or a failure become bytes in the journal, and back: msgpack around zstd.
 
     ["completion", [text], finish_reason, n_tokens, prompt_tokens, [ids, low halves], [ids, high halves], scores]
 
@@ -12,6 +12,7 @@ solutions. Log-probs have no repetitions, so floats go by byte planes: exponents
 import threading
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -20,7 +21,15 @@ import pyarrow as pa
 from tracemill.schemas.request import Completion, Reward, TokenScores
 from tracemill.schemas.rows import Verdict
 
-Value = Completion | Reward | TokenScores | Verdict
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """That a problem failed, and why: what one machine tells another, for a failure leaves no other trace in the journal."""
+
+    reason: str
+
+
+Value = Completion | Reward | TokenScores | Verdict | Failure
 
 LEVEL = 3
 """zstd level: 6 saves 8 % more of the text of maths solutions and costs two to three times the CPU time."""
@@ -61,8 +70,12 @@ class _Reward(msgspec.Struct, array_like=True, tag="reward"):
     too_long: str | None
 
 
+class _Failure(msgspec.Struct, array_like=True, tag="failure"):
+    reason: _Blob
+
+
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(_Completion | _Reward | _Scores | _Verdict)
+_decoder = msgspec.msgpack.Decoder(_Completion | _Reward | _Scores | _Verdict | _Failure)
 _local = threading.local()
 
 
@@ -82,6 +95,8 @@ def encode(value: Value) -> bytes:
         )
     if isinstance(value, TokenScores):
         return _encoder.encode(_pack_scores(value, None))
+    if isinstance(value, Failure):
+        return _encoder.encode(_Failure(reason=_pack_text(value.reason)))
     if isinstance(value, Reward):
         return _encoder.encode(_Reward([list(row) for row in value.values], value.prompt_tokens, value.too_long))
     return _encoder.encode(
@@ -111,6 +126,8 @@ def decode(payload: bytes, key: str) -> Value:
         )
     if isinstance(packed, _Scores):
         return _unpack_scores(packed, None)
+    if isinstance(packed, _Failure):
+        return Failure(_unpack_text(packed.reason))
     if isinstance(packed, _Reward):
         return Reward(
             values=tuple(map(tuple, packed.values)), prompt_tokens=packed.prompt_tokens, too_long=packed.too_long

@@ -66,8 +66,9 @@ def alone(folder: Path) -> Iterator[None]:
             lock.release()
 
 
-def unique_name() -> str:
-    return f"{time.time_ns():020d}-{secrets.token_hex(4)}"
+def unique_name(mark: str = "") -> str:
+    """Of a segment, without its suffix; `mark` says whose it is to those who only see the name."""
+    return f"{time.time_ns():020d}-{secrets.token_hex(4)}{mark and '-'}{mark}"
 
 
 def is_sealed(segment: Path) -> bool:

@@ -31,8 +31,9 @@ class Folder:
     `lookup` may be called from several threads, `append` from one.
     """
 
-    def __init__(self, path: Path | None, *, housekeeping: bool = True) -> None:
+    def __init__(self, path: Path | None, mark: str = "", *, housekeeping: bool = True) -> None:
         self._path = path
+        self._mark = mark
         self._housekeeping = housekeeping
         self._turn = threading.Lock()  # connections are used by one thread at a time
         self._own: Segment | None = None
@@ -67,11 +68,40 @@ class Folder:
             except BaseException:
                 self._close_readers()
                 raise
+        self._tidy(path)
+
+    def _tidy(self, path: Path) -> None:
+        """Begin to merge, in a thread, where there is anything to merge and none is at it."""
         if not self._housekeeping:
             return
         sealed = [s.path for s in self._readers if s.mode == "sealed" and s.path is not None]
+        if self._merge is not None and self._merge.busy:
+            return
         if choose(sealed) or any(path.glob(f"*{MERGING}")):
             self._merge = Merge(path, self._swap)
+
+    def seal(self) -> None:
+        """End the own segment: it never changes again, and what is appended next begins another. For the appending thread."""
+        own, lock, path = self._own, self._lock, self._path
+        if own is None or own.path is None or lock is None or path is None:
+            return
+        self._own = self._lock = None
+        with alone(path), self._turn:
+            for reader in [reader for reader in self._readers if reader.path == own.path]:
+                self._readers.remove(reader)
+                reader.close()
+            try:
+                _seal(own, own.path)
+            finally:
+                lock.release()
+                if own.path.exists():
+                    self._readers.append(Segment(own.path, "sealed" if is_sealed(own.path) else "live"))
+
+    def tidy(self) -> None:
+        """Merge what was sealed since the journal was opened, where that is worth it."""
+        if self._path is not None:
+            with self._turn:
+                self._tidy(self._path)
 
     def _drop_replaced(self) -> None:
         """Finish a merge that was killed between its rename and the removal of what it had merged."""
@@ -117,7 +147,7 @@ class Folder:
         own.append(entries)
 
     def _create(self, folder: Path) -> Segment:
-        file = folder / f"{unique_name()}{SUFFIX}"
+        file = folder / f"{unique_name(self._mark)}{SUFFIX}"
         with explained(f"journal segment {file}"), alone(folder):
             lock = FileLock.take(file.with_suffix(OWN))
             try:
@@ -176,6 +206,14 @@ class Folder:
             for segment in self._readers:
                 segment.close()
             self._readers.clear()
+
+
+def recover(folder: Path) -> None:
+    """Seal what killed processes left in a journal that this process has not opened."""
+    with explained(f"the journal in {folder}"), alone(folder):
+        for file in sorted(folder.glob(f"*{SUFFIX}")):
+            if segment := _open_segment(file):
+                segment.close()
 
 
 def whole(segment: Segment, row: Row) -> dict[str, Any] | None:

@@ -47,12 +47,13 @@ class JournalStats:
 class Journal:
     """Completions, scores and verdicts by key: `get` and `put` for the event loop, `read` for everybody else."""
 
-    def __init__(self, folder: Path | None = None, *, housekeeping: bool = True) -> None:
+    def __init__(self, folder: Path | None = None, *, mark: str = "", housekeeping: bool = True) -> None:
         """Open the journal in `folder`, or one in memory. RecipeError: not writable, not local, damaged, too new.
 
-        `housekeeping=False` leaves the set of segments as it is, for whoever looks and does not build.
+        `mark` ends the names of the segments that this process writes; `housekeeping=False` leaves the set of segments as it
+        is, for whoever looks and does not build.
         """
-        self._folder = Folder(folder, housekeeping=housekeeping)
+        self._folder = Folder(folder, mark, housekeeping=housekeeping)
         self._closed = False
         self._lookups = _Batcher("journal-reader", self._answer, KEYS_AT_ONCE)
         self._writes = _Batcher("journal-writer", self._write, QUEUED_BYTES)
@@ -64,6 +65,14 @@ class Journal:
     async def put(self, key: str, value: Value, request: Request | None = None) -> None:
         """Returns once the value is on disk, with the request that it answers. A cancelled `put` may still be written, never half."""
         await self._writes.submit((_key(key), value, request), _weight(value) + _size(request))
+
+    async def seal(self) -> None:
+        """Returns once all that was put is in segments that never change again."""
+        await self._writes.submit(None, 0)
+
+    def tidy(self) -> None:
+        """Merge sealed segments in the background, where there are many."""
+        self._folder.tidy()
 
     def read(self, keys: Iterable[str]) -> Iterator[tuple[str, Value]]:
         """Those of the keys that are in the journal, in their order, a batch in memory at a time."""
@@ -125,16 +134,24 @@ class Journal:
         values = {key: decode(payload_of(stored[binary]), key) for key, binary in wanted.items() if binary in stored}
         return [{key: values[key] for key in keys if key in values} for keys in lookups]
 
-    def _write(self, entries: Sequence[tuple[bytes, Value, Request | None]]) -> list[Exception | None]:
+    def _write(self, entries: Sequence[tuple[bytes, Value, Request | None] | None]) -> list[Exception | None]:
+        """Append the entries; None among them asks that the segment be sealed behind them."""
         answers: list[Exception | None] = []
         encoded: list[Entry] = []
-        for key, value, request in entries:
+        for entry in entries:
+            if entry is None:
+                answers.append(None)
+                continue
+            key, value, request = entry
             try:
                 encoded.append((key, encode(value), None if request is None else take_apart(request)))
                 answers.append(None)
             except (TypeError, ValueError, OverflowError) as error:  # this value is at fault, its neighbours are not
                 answers.append(error)
-        self._folder.append(encoded)
+        if encoded:
+            self._folder.append(encoded)
+        if None in entries:
+            self._folder.seal()
         return answers
 
 

@@ -19,6 +19,8 @@ from tracemill.synth.journal.segment import COPY, COPY_ASKED, COPY_PARTS, PAGE_S
 KEEP = 8
 """So many sealed segments are left alone: a lookup asks each."""
 FIRST_TIER = 1 << 20
+MERGED = "merged"
+"""Ends the name of a segment that is nobody's own; what it was made of is in its table `sources`."""
 ROWS_AT_ONCE = 500
 """Between two looks at whether to stop."""
 
@@ -33,6 +35,10 @@ class Merge:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(folder, swap), name="journal-merge", daemon=True)
         self._thread.start()
+
+    @property
+    def busy(self) -> bool:
+        return self._thread.is_alive()
 
     def stop(self) -> None:
         self._stopping.set()
@@ -54,7 +60,7 @@ def merge(folder: Path, swap: Swap, stopping: Callable[[], bool] = lambda: False
         lock = FileLock.take(folder / "merge.lock")
         if lock is None:
             return False
-        target = folder / f"{unique_name()}{SUFFIX}"
+        target = folder / f"{unique_name(MERGED)}{SUFFIX}"
         half = target.with_suffix(MERGING)
         try:
             for left in folder.glob(f"*{MERGING}"):  # by a merge that was killed: we hold the lock
@@ -119,7 +125,8 @@ def _copy_one(db: sqlite3.Connection, source: Path, stopping: Callable[[], bool]
                 if stopping():
                     return False
                 db.execute(copied, (first, first + ROWS_AT_ONCE - 1))
-        db.execute("INSERT INTO main.sources (name) VALUES (?)", (source.name,))
+        # of a merged source its own sources too, so that the names tell all that a segment holds
+        db.execute("INSERT INTO main.sources (name) SELECT name FROM source.sources UNION SELECT ?", (source.name,))
         return True
     finally:
         db.execute("DETACH source")

@@ -63,6 +63,15 @@ def reply(request: Any) -> Any:
     )
 
 
+def stamped(request: Any) -> Any:
+    """The usual answer, and a line with the moment it was given."""
+    log = os.environ.get("BENCH_STAMPS")
+    if log:
+        with Path(log).open("a") as file:
+            file.write(f"{time.time()}\n")
+    return reply(request)
+
+
 def first_request(request: Any) -> str:
     """The script of a model that is asked once: say when that was and what it took, and end the process."""
     print(time.time(), time.process_time(), _peak_mb(), request.index, flush=True)
