@@ -27,6 +27,8 @@ endef
 
 SEED ?= 0
 OUT ?= build/models
+# Tests at once, whole files of them; one that starts an engine wants two cores and 3 GB.
+JOBS ?= 2
 # The seeds whose numbers the card shows; the weights that are taken are the first one's.
 SEEDS ?= build/models build/models-1
 
@@ -41,7 +43,7 @@ demo: $(STAMP)  ## problems in, verified reasoning out: the main job on real vLL
 	$(BIN)/tracemill demo --store $(STORE)
 
 test: $(STAMP)  ## every test but the slow ones and those that need a GPU
-	$(BIN)/python -m pytest -m "not slow and not gpu" --durations=15
+	$(BIN)/python -m pytest -m "not slow and not gpu" -n $(JOBS) --dist loadfile --durations=15
 
 test-slow: $(STAMP)  ## the slow tests: many kills, large inputs
 	$(BIN)/python -m pytest -m "slow and not gpu" --durations=15
