@@ -76,8 +76,18 @@ def test_it_says_what_its_definition_says(texts: list[str], **rules: Any):
 def test_what_begins_well_is_still_found_where_it_loops_on_and_on():
     """The beginning of a long text speaks for all of it only where it takes enough bytes of the whole."""
     start = " ".join(str(i * 7919 % 10007) for i in range(400))
-    long = [start + "".join(f"\ncount {i}" for i in range(n)) for n in (100, 20_000, 60_000)]
+    long = [start + "\nand so on" * n for n in (10, 2_000, 6_000)]
     rules: dict[str, Any] = {"same_line_at_most": 0, "distinct_at_least": 0.0}
     found = pl.DataFrame({"text": long}).select(why=repetition(column="text", **rules))["why"].struct.field("reason")
     expected = [by_definition(text, words=16, lines=0, ngram=4, distinct=0.0, compressed=0.1) for text in long]
-    assert found.to_list() == expected
+    assert found.to_list() == expected == [None, "compressible", "compressible"]
+
+
+def test_as_many_lines_as_are_allowed_and_one_more():
+    lines = [f"so we go on {'and on ' * i}" for i in range(12)]
+    texts = ["\n".join([*(["the same line"] * n), *lines[n:10]]) for n in (5, 6)] + [
+        "\n".join(["the same line"] * n) for n in (5, 6)
+    ]
+    rules: dict[str, Any] = {"words_at_least": 0, "distinct_at_least": 0.0, "compressed_at_least": 0.0}
+    found = pl.DataFrame({"text": texts}).select(why=repetition(column="text", **rules))["why"].struct.field("reason")
+    assert found.to_list() == [None, "looped_line", None, "looped_line"]
