@@ -35,7 +35,7 @@ class Looking(Spool):
     def __init__(self, file: Path, problems: Spool | None = None) -> None:
         """`file` is the spool of the last build, if there was one; `problems` holds the recipe's where it does not."""
         self._reading = threading.Lock()
-        self._read = _open(file)
+        self._read = self._problems = _open(file)
         self._of = problems
         self.admit({})
 
