@@ -102,9 +102,10 @@ def server() -> Iterator[tuple[SyncPrefectClient, str]]:
     if not url:
         raise RecipeError(f"no Prefect server is named; {START}")
     quick = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: 10.0}
-    with temporary_settings(quick), get_client(sync_client=True) as client:
-        if (error := client.api_healthcheck()) is not None:
+    with temporary_settings(quick), get_client(sync_client=True) as probe:
+        if (error := probe.api_healthcheck()) is not None:
             raise RecipeError(f"no Prefect server answers at {url} ({type(error).__name__}: {error}); {START}")
+    with get_client(sync_client=True) as client:
         try:
             yield client, url
         except HTTPError as error:

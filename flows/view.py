@@ -150,7 +150,7 @@ class View:
     def conclude(self, built: Built) -> None:
         """Tell what stands: reasons, numbers, and where it is."""
         for tell in (*self._tables(built.dataset.manifest()), lambda: self._link(built)):
-            if not self._told(tell):
+            if not self._told(tell, retries=3):
                 self._logger.warning("the version stands all the same: %s", shown_by(built))
                 return
 
@@ -185,10 +185,10 @@ class View:
             description=f"{built.dataset}; where the worker runs: `{shown_by(built)}`",
         )
 
-    def _told(self, tell: Callable[[], object]) -> bool:
-        """Whether the server took it; asked once, since a build that has ended should not wait for a view of it."""
+    def _told(self, tell: Callable[[], object], *, retries: int = 0) -> bool:
+        """Whether the server took it; tried for seconds and not for minutes, since it is a view only."""
         try:
-            with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: retries}):
                 tell()
         except (HTTPError, RuntimeError) as error:
             self._silent_until = time.monotonic() + AGAIN

@@ -23,6 +23,7 @@ from tracemill.pipelines.export import write_view
 from tracemill.pipelines.lineage import accuracy_of, card_of, identity_of, made_from, resolved_toml
 from tracemill.pipelines.mixing import Taken, mix
 from tracemill.pipelines.outcomes import Record
+from tracemill.pipelines.parents import with_parents
 from tracemill.pipelines.plan import Plan, code_hash, resolve
 from tracemill.pipelines.progress import Report
 from tracemill.pipelines.readers import Resolve
@@ -116,7 +117,7 @@ def build(
             staged = stage(_records(spool, tally), work / "staged", plan.columns, plan.own_tables)
             _all_there(staged, spool, why_partial)
             report.step("filtering and selecting")
-            decisions = decide(plan, staged.traces.scan(), staged.problems.scan(), client=client)
+            decisions = decide(plan, staged.traces.scan(), staged.problems.scan(), client=client, folder=work)
             report.step("committing")
             dataset, shared = _commit(plan, store, spool, shop, staged, decisions, taken, tally, why_partial)
             staged.remove()
@@ -249,10 +250,12 @@ def _commit(
             (folder := draft.path / "views" / name).mkdir(parents=True)
             if write_view(view, draft.path, folder / "train-00000-of-00001.parquet") == 0:
                 shutil.rmtree(folder)  # no trainer can load a table without rows
+        made = made_from(plan, hashes, taken, staged, decisions, lost, tally, accuracy, summary, why_partial)
+        made["sources"] = with_parents(made["sources"], plan.recipe.source, store)
         dataset = draft.commit(
             recipe_toml=resolved_toml(plan.recipe),
             identity=identity_of(plan, hashes),
-            manifest=made_from(plan, hashes, taken, staged, decisions, lost, tally, accuracy, summary, why_partial),
+            manifest=made,
             complete=why_partial is None,
             card=card_of(plan, accuracy, summary, [plain_summary(found) for found in decisions.summaries.values()]),
         )

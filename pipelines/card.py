@@ -6,7 +6,7 @@ listed, because `datasets` cannot load them; where `rows` itself is empty, the f
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -61,6 +61,8 @@ class CardFacts:
     tags: Sequence[str] = ()
     limits: Sequence[str] = ()
     """What a user must know before relying on it, a sentence each."""
+    meaning: Mapping[str, str] = field(default_factory=dict)
+    """What columns of a method, a score or a selector mean: `draw`, or `pairs.ratio` of a table of its own."""
     papers: Sequence[tuple[str, str]] = ()
     """Names in the recipe, and the arXiv numbers of what they come from."""
 
@@ -84,7 +86,7 @@ def write_card(
         *(_numbers(table) for table in facts.tables),
         _counts(manifest),
         _tokens(manifest),
-        _columns(schemas),
+        _columns(schemas, facts.meaning),
         _sources(manifest),
         _load(manifest),
         training(manifest, schemas, views),
@@ -233,11 +235,11 @@ def _tokens(manifest: Mapping[str, Any]) -> str:
     return "\n\n".join(["## Tokens", _table(head, [[*plain, *over]]), note])
 
 
-def _columns(schemas: Mapping[str, pa.Schema]) -> str:
+def _columns(schemas: Mapping[str, pa.Schema], meaning: Mapping[str, str]) -> str:
     if not schemas:
         return ""
     head = ["column", "type", "meaning"]
-    parts = (f"### {name}\n\n{_table(head, column_rows(name, schemas[name]))}" for name in _in_order(schemas))
+    parts = (f"### {name}\n\n{_table(head, column_rows(name, schemas[name], meaning))}" for name in _in_order(schemas))
     return "\n\n".join(["## Columns", "Any column may be null: not known, or does not apply.", *parts])
 
 

@@ -1,5 +1,6 @@
 """What a card says of a version beyond its manifest: what each column means, its type to `datasets`, how long rows are."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ MEANING: Mapping[str, Mapping[str, str]] = {
     },
 }
 """By table, the columns that every version may have: the words of docs/tables.md."""
+_OF_ANY = {"id": "The row.", "problem_id": "The problem that it is of."}
 WINDOWS = (8192, 16384, 32768)
 """Context windows that trainers commonly cut at."""
 
@@ -89,11 +91,18 @@ def _feature(kind: Any) -> dict[str, Any] | None:
     return {"dtype": name} if name else None
 
 
-def column_rows(name: str, schema: pa.Schema) -> list[list[str]]:
-    """Name, type and meaning of each column of a table."""
-    known = MEANING["rows" if name == "traces" else name] if name in (*MEANING, "traces") else {}
-    own = "Of the method, a score or a selector." if name in ("rows", "traces") else "Of the method or selector."
-    return [[f"`{field.name}`", _short(field.type), known.get(field.name, own)] for field in schema]
+def column_rows(name: str, schema: pa.Schema, meaning: Mapping[str, str]) -> list[list[str]]:
+    """Name, type and meaning of each column of a table; `meaning` is what plug-ins say of theirs."""
+    traces = name in ("rows", "traces")
+    own = "Of the method, a score or a selector." if traces else "Of the method or selector."
+    known = {**(meaning if traces else {}), **MEANING.get("rows" if traces else name, _OF_ANY)}
+    known |= {key.partition(".")[2]: text for key, text in meaning.items() if key.startswith(f"{name}.")}
+    return [[f"`{f.name}`", _short(f.type), known.get(f.name) or known.get(_numbered(f.name), own)] for f in schema]
+
+
+def _numbered(name: str) -> str:
+    """The name that stands for a family of columns: `solution_k_token` for `solution_3_token`."""
+    return re.sub(r"_\d+(?=_|$)", "_k", name)
 
 
 def _short(kind: Any) -> str:

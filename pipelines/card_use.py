@@ -13,7 +13,7 @@ TRAINERS: Mapping[str, tuple[str, str, str]] = {
 """By view: TRL's name of the method, what its rows are, and what they hold."""
 SOURCE_COLUMNS = {"id": "problem_id", "question": "question", "answer": "gold", "difficulty": "difficulty"}
 """What a source is read for that stands in the table `problems`, too, and where."""
-SOURCE_SETTINGS = {*SOURCE_COLUMNS, "path", "split", "answer_format", "licence", "limit", "responses", "keep"}
+SOURCE_SETTINGS = {*SOURCE_COLUMNS, "path", "split", "answer_format", "licence", "limit"}
 """What a source may say without anything else of its rows being needed."""
 WRITERS = {".jsonl": "write_ndjson", ".parquet": "write_parquet"}
 
@@ -139,11 +139,10 @@ def _from_problems(sources: Sequence[Mapping[str, Any]]) -> str:
     [source] = sources
     name = str(source.get("path", ""))
     write = WRITERS.get(name[name.rfind(".") :]) if "." in name else None
-    if write is None or source.keys() - SOURCE_SETTINGS or source.get("responses") or source.get("keep"):
+    more = {key for key, value in source.items() if value} - SOURCE_SETTINGS
+    if write is None or more:
         return ""
-    wanted = {
-        str(source.get(key, key)): at for key, at in SOURCE_COLUMNS.items() if key != "difficulty" or key in source
-    }
+    wanted = {str(source.get(key, key)): at for key, at in SOURCE_COLUMNS.items()}
     columns = ", ".join(f'"{column}": "{at}"' for column, at in wanted.items())
     plain = (
         ""

@@ -34,7 +34,7 @@ OPENINGS: Mapping[Kind, tuple[str, ...]] = {
     "selectors": ("traces",),
 }
 """The positional parameters that make a function a plug-in of a kind; scores live in filters/ beside the filters."""
-HANDED = ("engine", "benchmarks")
+HANDED = ("engine", "benchmarks", "workers")
 """Keyword parameters that the pipeline fills in: no options of a recipe."""
 
 

@@ -69,6 +69,7 @@ def export(
         options = _options(chosen)
         place = opened_store(store, read_only=True)
         version = place.hold(place.open(ref))
+        version.manifest()  # one of a newer release is refused before anything is written
         print(folder := exported(version.path, to, out, **options))
         for line in () if quiet else export_lines(version, to, folder, tokenizer=tokenizer, **options):
             print(line)

@@ -125,8 +125,9 @@ def _hashes(batch: pa.RecordBatch, key: Sequence[str]) -> Hashes:
         more: Any = batch.column(name)
         texts = pc.binary_join_element_wise(texts, more, "\0", null_handling="replace")
     texts = pc.fill_null(texts, "")
-    digests = b"".join([hashlib.sha256(text.encode()).digest()[:8] for text in texts.to_pylist()])
-    return np.frombuffer(digests, ">u8").astype(np.uint64)
+    sha256 = hashlib.sha256
+    digests = b"".join([sha256(text).digest() for text in texts.cast(pa.binary()).to_pylist()])
+    return np.frombuffer(digests, ">u8")[::4].astype(np.uint64)
 
 
 def _below(hashes: Any, sizes: Any, target: int) -> Any:

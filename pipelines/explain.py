@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from tracemill.pipelines.dataset import Dataset
+from tracemill.pipelines.parents import ancestors
 from tracemill.pipelines.pictures import picture
 from tracemill.pipelines.reasons import as_data, columns_of
 from tracemill.schemas.errors import RecipeError
@@ -63,7 +64,9 @@ def explain(dataset: Dataset, wanted: str) -> dict[str, Any]:
         "ref": str(dataset),
         "asked": {"kind": hit.kind, "id": hit.id},
         "problem_id": hit.problem_id,
-        "source": _source(manifest, problem, traces),
+        "source": (source := _source(manifest, problem, traces)),
+        "parents": ancestors(dataset, hit.problem_id, problem["question"] if problem else None, source["name"]),
+        "made_by": _made_by(manifest, samples, traces),
         "problem": problem,
         "refused": [_evident(row) for row in _down(dataset, hit.problem_id) if row["id"] is None],
         "samples": samples,
@@ -241,6 +244,40 @@ def _source(
     stated = of_rows or {str(source["licence"]) for source in sources if source["name"] == name}
     hashes = [source["sha256"] for source in sources if source["name"] == name]
     return {"name": name, "licence": ", ".join(sorted(stated)) or None, "sha256": hashes}
+
+
+def _made_by(
+    manifest: Mapping[str, Any], samples: Sequence[Mapping[str, Any]], traces: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What answered, as far as this problem was asked of it: model and engine by role; code and determinism of the whole."""
+    models, engines = manifest.get("models", {}), manifest.get("engines", {})
+    asked = {sample["role"] for sample in samples}
+    if not samples and any(trace["row"].get("key") is not None for trace in traces):
+        asked = set(models)  # the version has no table of samples, and traces do not name the role
+    roles = {
+        role: {
+            "model": models[role]["name"],
+            "revision": models[role]["revision"],
+            "verified": models[role]["verified"],
+            "levels": [level["revision"] for level in (models[role].get("asked") or {}).get("levels", ())],
+            "seed": (models[role].get("asked") or {}).get("seed"),
+            "engine": engines.get(role, {}).get("engine"),
+            "engine_version": _version(engines.get(role, {})),
+        }
+        for role in models
+        if role in asked
+    }
+    code = {
+        "tracemill": manifest.get("tracemill"),
+        "code": manifest.get("code"),
+        "plugins": manifest.get("plugins", {}),
+    }
+    return {"roles": roles, **code, "determinism": (manifest.get("determinism") or {}).get("level")}
+
+
+def _version(engine: Mapping[str, Any]) -> Any:
+    """An engine's own version, or those that servers gave."""
+    return engine.get("version") or (", ".join(map(str, engine.get("server_versions", ()))) or None)
 
 
 def _mentions(dataset: Dataset, problem_id: str, ids: Sequence[str]) -> Iterator[tuple[str, list[dict[str, Any]]]]:

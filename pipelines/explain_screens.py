@@ -21,6 +21,7 @@ def explain_lines(life: Life) -> Iterator[str]:
     yield f"{life['ref']}  {life['asked']['kind']} {one_line(life['asked']['id'], WIDTH)}"
     for title, lines in (
         ("source", _source(life)),
+        ("made by", _made_by(life)),
         ("problem", _problem(life)),
         ("drawn", _drawn(life)),
         ("traces", _traces(life)),
@@ -42,6 +43,33 @@ def _source(life: Life) -> Iterator[str]:
     name = "not told" if source["name"] is None else one_line(source["name"], WIDTH)
     hashes = "".join(f", sha256 {digest[:12]}" for digest in source["sha256"])
     yield f"  {name}, licence {source['licence'] or 'not told'}{hashes}"
+
+    for depth, parent in enumerate(life["parents"], start=1):
+        yield from _parent(parent, "  " * depth)
+
+
+def _parent(parent: Life, indent: str) -> Iterator[str]:
+    if parent["rows"] is None:
+        yield f"{indent}  from {parent['ref']}, table {parent['table']}, which is not in this store"
+        return
+    for row in parent["rows"]:
+        name = one_line(row["id"] or row["problem_id"] or "", WIDTH)
+        key = f", request {row['key'][:12]}" if row["key"] else ""
+        licence = row["licence"] or ", ".join(parent["licences"])
+        yield f"{indent}  from {parent['ref']}, table {parent['table']}: row {name}, licence {licence}{key}"
+    if not parent["rows"]:
+        yield f"{indent}  from {parent['ref']}, table {parent['table']}: none of its rows has this id"
+
+
+def _made_by(life: Life) -> Iterator[str]:
+    made = life["made_by"]
+    for role, by in made["roles"].items():
+        proof = "" if by["verified"] else " (unverified)"
+        engine = " ".join(str(part) for part in (by["engine"] or "unknown", by["engine_version"]) if part is not None)
+        levels = f", other weights {', '.join(dict.fromkeys(by['levels']))}" if by["levels"] else ""
+        yield f"  {role}: {by['model']} at {by['revision']}{proof}{levels}, seed {by['seed']}, on {engine}"
+    if made["roles"]:
+        yield f"  tracemill {made['tracemill']}, code {str(made['code'])[:12]}, determinism {made['determinism']}"
 
 
 def _problem(life: Life) -> Iterator[str]:

@@ -154,7 +154,15 @@ def card_of(
     said = [summary] if summary is not None else []
     tables += [CardTable(title=s["title"], rows=shown_summary(s), note=s["note"]) for s in (*said, *found)]
     limits = ["A correct final answer does not prove that the steps before it are right."]
-    return CardFacts(about=about, tables=tables, limits=limits, papers=_papers(plan))
+    return CardFacts(about=about, tables=tables, limits=limits, papers=_papers(plan), meaning=_meaning(plan))
+
+
+def _meaning(plan: Plan) -> dict[str, str]:
+    """What the plug-ins of a recipe say of their columns; the first to name one is heard."""
+    found: dict[str, str] = {}
+    for plugin in (plan.method, *plan.scores, *plan.filters, *plan.selectors):
+        found = {**plugin.about("MEANING", {}), **found}
+    return found
 
 
 def _papers(plan: Plan) -> list[tuple[str, str]]:

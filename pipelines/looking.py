@@ -18,11 +18,11 @@ from tracemill.pipelines.mixing import mix
 from tracemill.pipelines.outcomes import Record
 from tracemill.pipelines.plan import Plan
 from tracemill.pipelines.progress import Report
-from tracemill.pipelines.spool import IngestCounts, Spool
+from tracemill.pipelines.spool import Spool
 from tracemill.pipelines.spool_writer import current, in_memory, unpack
 from tracemill.pipelines.store import Store
 from tracemill.schemas.request import Request
-from tracemill.schemas.rows import Problem, Verdict
+from tracemill.schemas.rows import Verdict
 from tracemill.synth.journal import Journal
 from tracemill.synth.journal.codec import Value
 
@@ -30,40 +30,27 @@ _PREFIX = "looking-"
 
 
 class Looking(Spool):
-    """The outcomes of a dataset's last build beside the problems of the recipe as it is now."""
+    """The problems of one spool, and the outcomes of the dataset's last build."""
 
-    def __init__(self, file: Path, problems: Spool | None = None) -> None:
-        """`file` is the spool of the last build, if there was one; `problems` holds the recipe's where it does not."""
+    def __init__(self, problems: Path, outcomes_of: Path) -> None:
+        """Both files may be the same. A file that is not there, or of another release, holds nothing."""
         self._reading = threading.Lock()
-        self._read = self._problems = _open(file)
-        self._of = problems
-        self.admit({})
-
-    def ingest_counts(self) -> IngestCounts | None:
-        return self._of.ingest_counts() if self._of else super().ingest_counts()
-
-    def count_problems(self, *, source: int | None = None, left_out_too: bool = False) -> int:
-        if self._of is not None:
-            return self._of.count_problems(source=source, left_out_too=left_out_too)
-        return super().count_problems(source=source, left_out_too=left_out_too)
-
-    def problems(self, *, left_out_too: bool = False) -> Iterator[Problem]:
-        if self._of is not None:
-            return self._of.problems(left_out_too=left_out_too)
-        return super().problems(left_out_too=left_out_too)
+        self._admitted = "1"
+        self._read = self._problems = _open(problems)
+        self._last = _open(outcomes_of)
 
     def get_outcome(self, problem_id: str, key: str) -> bytes | None:
-        row = self._one("SELECT payload FROM outcomes WHERE problem_id = ? AND key = ?", (problem_id, key))
+        row = self._of_last("SELECT payload FROM outcomes WHERE problem_id = ? AND key = ?", problem_id, key)
         return None if row is None else unpack(row[0])
 
     def earlier(self, problem_id: str) -> Record | None:
         """What the last build that had this problem made of it, under whatever recipe."""
-        row = self._one("SELECT payload FROM outcomes WHERE problem_id = ?", (problem_id,))
+        row = self._of_last("SELECT payload FROM outcomes WHERE problem_id = ?", problem_id)
         return None if row is None else outcomes.decode(unpack(row[0]))
 
-    def count_earlier(self) -> int:
-        """How many problems have an outcome of whatever build."""
-        return int(self._all("SELECT count(*) FROM outcomes", ())[0][0])
+    def _of_last(self, query: str, *values: str) -> tuple[bytes, ...] | None:
+        with self._reading:
+            return self._last.execute(query, values).fetchone()  # type: ignore[no-any-return]
 
     async def put_outcome(self, problem_id: str, key: str, payload: bytes) -> None:
         """Keep nothing."""
@@ -73,6 +60,7 @@ class Looking(Spool):
 
     def close(self) -> None:
         self._read.close()
+        self._last.close()
 
     def __enter__(self) -> Self:
         return self
@@ -103,17 +91,16 @@ def looked(plan: Plan, store: Store, source_key: str) -> Iterator[Looking]:
     """The spool of a plan's dataset to look at. Its problems are read anew, into a file of their own, where they changed."""
     work = store.work_folder(plan.recipe.name)
     _sweep(work)
-    with Looking(work / "spool.sqlite") as last:
-        if last.has_problems(source_key):
-            mix(plan, last)
-            yield last
-            return
-    place = work / f"{_PREFIX}{os.getpid()}"
+    last, place = work / "spool.sqlite", work / f"{_PREFIX}{os.getpid()}"
     try:
-        with Spool(place / "spool.sqlite") as fresh:
-            read_problems(plan, store, fresh, Report())
-            with Looking(work / "spool.sqlite", fresh) as both:
-                yield both
+        with Looking(last, last) as there:
+            known = there.has_problems(source_key)
+        if not known:
+            with Spool(place / "spool.sqlite") as fresh:
+                read_problems(plan, store, fresh, Report())
+        with Looking(last if known else place / "spool.sqlite", last) as looking:
+            mix(plan, looking)
+            yield looking
     finally:
         shutil.rmtree(place, ignore_errors=True)
 

@@ -29,6 +29,14 @@ LIBRARIES = (
 """Whose versions the manifest records, where they are installed."""
 
 
+class ParentFacts(TypedDict):
+    """A version that is a source: `name@version`, its table, and what its own sources state."""
+
+    ref: str
+    table: str
+    licences: Sequence[str]
+
+
 class SourceFacts(TypedDict, total=False):
     """Where problems came from."""
 
@@ -37,6 +45,8 @@ class SourceFacts(TypedDict, total=False):
     licence: str
     licences: Sequence[str]
     """Each licence of it alone: a table of the store may bring several."""
+    parent: ParentFacts
+    """The version that `ref` meant when this one was made."""
     rows: int
     """Problems of this source's name in the version."""
     read: int

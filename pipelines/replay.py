@@ -85,8 +85,8 @@ def replay(
     """
     with LookedAt(store.journal_folder, lambda _: None) as journal:
         recorded = _chosen(dataset, journal, sample, seed)
-        looking = Looking(store.work_folder(dataset.name) / "spool.sqlite")
-        with looking:
+        spool = store.work_folder(dataset.name) / "spool.sqlite"
+        with Looking(spool, spool) as looking:
             problems = problems_of(dataset, looking, (r.problem_id for r in recorded))
         requests = dict(requests_kept(journal, (r.key for r in recorded)))
         requests |= _made(recipe, store, problems, journal, [r for r in recorded if r.key not in requests], dataset)

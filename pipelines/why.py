@@ -75,6 +75,8 @@ class Going:
     """Go on after the first missing answer, with that to the nearest earlier request in its place."""
     answered: int = 0
     missing: dict[str, Missing] = field(default_factory=dict)
+    compared: Mapping[str, Missing] = field(default_factory=dict)
+    """What the way up to there found."""
 
 
 _going: ContextVar[Going] = ContextVar("going")
@@ -105,7 +107,7 @@ class Found:
 def why(recipe: Recipe, store: Store) -> dict[str, Any]:
     """What a build of this recipe would do now, as plain data; errors as of `build`."""
     plan = resolve(recipe, given=recipe.synth is None, runtime=store.engines_folder, vectors=store.vectors_folder)
-    key = source_key(recipe.source, resolve=resolver(store), code=code_hash())
+    key = source_key(plan.recipe.source, resolve=resolver(store), code=code_hash())
     with looked(plan, store, key) as spool, LookedAt(store.journal_folder, _note_answers) as journal:
         history = journal.history()
         look = _look(plan, spool, journal, Comparison(history))
@@ -158,7 +160,7 @@ class Look(Run):
             self.found.again += 1
             self.found.followed.add(first.answered)
             return record or Record(problem=problem, status="filtered"), b""
-        second = Going(follow=True)
+        second = Going(follow=True, compared=first.missing)
         record = await self._asked(problem, second)
         self.found.sampled += 1
         known = second.answered + len(second.missing)
@@ -244,8 +246,10 @@ class _Absent:
         return ()
 
     def _note(self, request: Request) -> Missing:
-        missing = Missing(request, self._role, self._compare.nearest(request))
-        _going.get().missing[request.key] = missing
+        going = _going.get()
+        known = going.compared.get(request.key)
+        missing = known or Missing(request, self._role, self._compare.nearest(request))
+        going.missing[request.key] = missing
         return missing
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.overlap import Index, Rules
@@ -39,6 +40,10 @@ class Benchmarks:
 
     all: Mapping[str, Benchmark]
     _indexes: dict[tuple[tuple[str, ...], Rules], Index] = field(default_factory=dict, repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Elsewhere what was made of them is made again: it is larger than they are."""
+        return Benchmarks, (self.all,)
 
     def named(self, against: Sequence[str]) -> list[Benchmark]:
         """The benchmarks of these names, all where none is named; RecipeError for one that the recipe does not have."""

@@ -11,12 +11,15 @@ from typing import Any
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import suggest
 
+OWN = "tracemill_own_"
+"""How the names of modules begin that were loaded from a user's file."""
+
 
 def load_file(path: Path) -> ModuleType:
     """Import a Python file that is not on the path; the same file is the same module."""
     if not path.is_file():
         raise RecipeError(f"no file {path}; a function of your own is './file.py:function', relative to the recipe")
-    name = f"tracemill_own_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    name = f"{OWN}{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise RecipeError(f"{path} cannot be imported as Python")

@@ -3,14 +3,15 @@
     async def <method>(problem: Problem, engine: Engine, *, <options>) -> Outcome
     async def <score>(trace: Mapping, engine: Engine, *, <options>) -> Mapping
     def <filter>(*, <options>) -> pl.Expr
-    def <selector>(traces: pl.LazyFrame, *, engine=None, <options>) -> Selection
+    def <selector>(traces: pl.LazyFrame, *, engine=None, workers=None, <options>) -> Selection
 
 Everything after the `*` comes from the recipe; its annotations are checked before the first token.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -162,6 +163,35 @@ class Embedder(Protocol):
 
     def embed(self, texts: Iterable[str], *, chunks: int = 1) -> Embedded:
         """A vector for each text: of its head where `chunks` is 1, else of up to so many windows spread over it."""
+        ...
+
+
+X = TypeVar("X")
+Y = TypeVar("Y")
+
+
+class Workers(Protocol):
+    """Processes on this and other machines; what a selector with a parameter `workers` gets where a build has them."""
+
+    @property
+    def count(self) -> int:
+        """How many calls they make at once."""
+        ...
+
+    @property
+    def folder(self) -> Path:
+        """A folder that all of them see, for what is too large to be sent; it is removed at the end."""
+        ...
+
+    def each(self, call: Callable[[X], Y], items: Iterable[X]) -> Iterator[Y]:
+        """`call`, a function of a module, of every item: the results in order. Items and results travel, so they are small."""
+        ...
+
+    def rows(self, call: Callable[[pl.LazyFrame], pl.LazyFrame]) -> pl.DataFrame:
+        """What `call`, a function of a module, makes of all traces, some problems at a time: `id` and columns made of that row alone.
+
+        For what is narrow but is made of long texts. `call` sees the columns that traces had before any selector.
+        """
         ...
 
 

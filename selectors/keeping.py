@@ -12,6 +12,23 @@ Bools = npt.NDArray[np.bool_]
 CHUNK = 4096
 
 
+class Picked:
+    """Some rows of a table in the place of a table of their own: it is not copied."""
+
+    def __init__(self, table: FloatArray, rows: Ints) -> None:
+        self.table, self.rows = table, rows
+        self.shape = (len(rows), table.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, places: slice | Ints) -> FloatArray:
+        return np.asarray(self.table[self.rows[places]])
+
+
+Rows = FloatArray | Picked
+
+
 def decide(n: int, first: Ints, second: Ints, cosine: Floats, twin: Ints, rank: Ints) -> tuple[Bools, Ints, Floats]:
     """`greedy` where equal rows stand for one another: `twin` [n] is for each row the one that the pairs speak of.
 
@@ -73,13 +90,17 @@ def components(n: int, first: Ints, second: Ints) -> Ints:
             return parent
 
 
-def distinct(vectors: FloatArray, rank: Ints) -> tuple[Ints, Ints]:
-    """Rows that are the first, by `rank`, with their very numbers; and for each row the place of its own among these."""
-    n, d = vectors.shape
+def distinct(vectors: FloatArray, rank: Ints, rows: Ints | None = None) -> tuple[Ints, Ints]:
+    """Rows that are the first, by `rank`, with their very numbers; and for each row the place of its own among these.
+
+    Of all rows of `vectors`, or of `rows` [n]; rows and ranks are then counted among these.
+    """
+    picked = vectors if rows is None else Picked(vectors, rows)
+    n, d = picked.shape
     weights = np.random.default_rng(0).integers(1, 1 << 62, (d, 2), np.uint64) * 2 + 1
     marks = np.empty((n, 2), np.uint64)
     for start in range(0, n, CHUNK):
-        bits = np.ascontiguousarray(vectors[start : start + CHUNK], np.float32).view(np.uint32).astype(np.uint64)
+        bits = np.ascontiguousarray(picked[start : start + CHUNK], np.float32).view(np.uint32).astype(np.uint64)
         marks[start : start + CHUNK] = bits @ weights
     order = np.lexsort((rank, marks[:, 1], marks[:, 0]))
     sorted_ = marks[order]
@@ -89,9 +110,9 @@ def distinct(vectors: FloatArray, rank: Ints) -> tuple[Ints, Ints]:
     for start in range(
         0, n, CHUNK
     ):  # marks that are equal by chance part nothing that is equal, and join nothing that is not
-        rows = order[start : start + CHUNK]
-        other = (vectors[rows] != vectors[first[start : start + CHUNK]]).any(axis=1)
-        first[start : start + CHUNK][other] = rows[other]
+        own_rows = order[start : start + CHUNK]
+        other = (picked[own_rows] != picked[first[start : start + CHUNK]]).any(axis=1)
+        first[start : start + CHUNK][other] = own_rows[other]
     found, twin = np.unique(first, return_inverse=True)
     own = np.empty(n, np.int64)
     own[order] = twin

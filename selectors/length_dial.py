@@ -10,6 +10,17 @@ from tracemill.schemas.rows import Selection
 REACH = "group"
 GROUP = ("problem_id",)
 NEEDS = ("id", "problem_id", "correct", "answer", "gold", "verdict", "n_tokens")
+MEANING = {
+    "pairs.short_id": "The shorter chain.",
+    "pairs.long_id": "The longest right chain of the problem.",
+    "pairs.short_tokens": "Tokens of the shorter chain.",
+    "pairs.long_tokens": "Tokens of the longest right chain.",
+    "pairs.ratio": "Short over long.",
+    "pairs.accepted": "Whether the shorter chain is right: only then it is fit to be trained on.",
+    "pairs.reason": "Why not: `shorter_lost_correctness` or `shorter_undecided`.",
+    "pairs.dial": "Marks the pair with the chosen chain.",
+}
+"""What the columns of its table mean, for cards."""
 
 _RIGHT, _DRAWN, _SHORTEST, _LONGEST = ("_dial_right", "_dial_drawn", "_dial_shortest", "_dial_longest")
 

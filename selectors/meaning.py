@@ -12,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 
 from tracemill.schemas.errors import RecipeError
+from tracemill.schemas.mapped import room
 from tracemill.schemas.plugins import Embedder, FloatArray
 from tracemill.selectors.shares import require
 
@@ -69,7 +70,8 @@ def meaning_of(
         require(name, traces, vectors)
         if not isinstance(dtype := schema[vectors], pl.List | pl.Array) or not dtype.inner.is_numeric():
             raise RecipeError(f"{name}: vectors = {vectors!r} names a column of {dtype}; vectors are lists of numbers")
-        matrix, flags = _given(name, ordered.select("id", vectors).collect())
+        lists = ordered.select(pl.col(vectors).cast(pl.List(pl.Float32)))
+        matrix, flags = _given(name, lists, frame["id"])
         shares = pl.Series([None] * len(frame), dtype=pl.Float64)
         return _made(frame, matrix, flags, shares, None)
     if engine is None:
@@ -100,34 +102,42 @@ def text_of(name: str, schema: pl.Schema, text: str) -> pl.Expr:
 
 def streamed(texts: pl.LazyFrame) -> Iterator[str]:
     """The texts one after the other; they go through a file, so that they are never in memory all at once."""
+    for some in _slices(texts):
+        yield from (str(text) for text in some.to_pylist())
+
+
+def _slices(column: pl.LazyFrame) -> Iterator[Any]:
+    """A column some rows at a time, from a file."""
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "texts.arrow"
-        texts.sink_ipc(file, compat_level=pl.CompatLevel.oldest())
+        file = Path(folder) / "column.arrow"
+        column.sink_ipc(file, compat_level=pl.CompatLevel.oldest())
         with pa.memory_map(str(file)) as mapped:
             reader = pa.ipc.open_file(mapped)
             for number in range(reader.num_record_batches):
                 batch = reader.get_batch(number)
                 for start in range(0, batch.num_rows, SLICE):
-                    yield from (str(text) for text in batch.column(0).slice(start, SLICE).to_pylist())
+                    yield batch.column(0).slice(start, SLICE)
 
 
-def _given(name: str, frame: pl.DataFrame) -> tuple[FloatArray, list[str | None]]:
+def _given(name: str, vectors: pl.LazyFrame, ids: pl.Series) -> tuple[FloatArray, list[str | None]]:
     """The matrix of a column of lists; a list that is null or empty is a row without a direction."""
-    column = frame.to_series(1).cast(pl.List(pl.Float32))
-    lengths = column.list.len().fill_null(0).to_numpy()
-    sizes = np.unique(lengths[lengths > 0])
+    [column] = vectors.collect_schema().names()
+    lengths = vectors.select(pl.col(column).list.len().fill_null(0)).collect().to_series().to_numpy()
+    there = lengths > 0
+    sizes = np.unique(lengths[there])
     if len(sizes) > 1:
-        odd = frame["id"][int(np.flatnonzero((lengths > 0) & (lengths != lengths[lengths > 0][0]))[0])]
+        odd = ids[int(np.flatnonzero(there & (lengths != lengths[there][0]))[0])]
         raise RecipeError(
-            f"{name}: vectors of {', '.join(map(str, sizes))} numbers in one column {frame.columns[1]!r} (row {odd}, for one); "
+            f"{name}: vectors of {', '.join(map(str, sizes))} numbers in one column {column!r} (row {odd}, for one); "
             "all need the same dimension"
         )
     size = int(sizes[0]) if len(sizes) else 1
-    matrix = np.zeros((len(frame), size), np.float32)
-    there = lengths > 0
-    if there.any():
-        numbers = column.filter(pl.Series(there)).explode().fill_null(float("nan")).to_numpy()
-        matrix[there] = numbers.reshape(-1, size)
+    matrix = room(len(lengths), size)
+    start = 0
+    for some in _slices(vectors):
+        part = slice(start, start := start + len(some))
+        numbers = np.asarray(some.filter(pa.array(there[part])).flatten().to_numpy(zero_copy_only=False), np.float32)
+        matrix[part][there[part]] = numbers.reshape(-1, size)  # a null among numbers is nan
     return matrix, [None if full else WITHOUT for full in there]
 
 

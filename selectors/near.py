@@ -18,20 +18,28 @@ The rotation and the cells only decide how much is ruled out, never what is foun
 
 import math
 import os
+import secrets
+import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from copy import copy
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tracemill.schemas.errors import RecipeError
-from tracemill.schemas.plugins import FloatArray
+from tracemill.schemas.plugins import FloatArray, Workers
+from tracemill.selectors.keeping import Rows
 from tracemill.selectors.tiles import Heads, Tiles, down, heads_of
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+Found = tuple[Ints, Ints, Floats]
+"""Pairs by their places in the order of the search, with their cosines."""
 
 SMALL = 4096
 """So few rows are held against each other without cells."""
@@ -44,11 +52,15 @@ BITS_SHARE = 8
 WORTH = 0.6
 """Cells are used where a sample says that they leave no more than this share of the pairs; without them blocks are larger."""
 CHUNK = 4096
-CHECKED_AT_ONCE = 4096
+CHECKED_AT_ONCE = 1024
 ROUNDED_FIRST = 1e-4
 """Products in float32 of unit vectors up to 100,000 long lie this near to the true ones; what they leave open float64 decides."""
 DECIMALS = 12
 """Cosines are rounded to so many decimals before they are compared with a threshold: the rest is rounding."""
+SPREAD_FROM = 20_000
+"""Fewer rows are searched before other processes have begun."""
+BLOCKS_EACH = 16
+"""Blocks for each thread of a cluster: few enough to be sent, enough that nobody waits long for the last."""
 MOST_PAIRS = 100_000_000
 SURE = 5e-5
 """The margin of products with centres in float32, over what heads are off: worst case for 256 numbers."""
@@ -64,15 +76,16 @@ class Near:
     certificate: dict[str, Any]
 
 
-def near_pairs(vectors: FloatArray, floor: float, *, most: int = MOST_PAIRS) -> Near:
+def near_pairs(vectors: Rows, floor: float, *, most: int = MOST_PAIRS, workers: Workers | None = None) -> Near:
     """All pairs of rows of `vectors` [n, d] whose cosine, rounded to 12 decimals, is at least `floor`.
 
     Rows are finite, nonzero, and better distinct: equal ones are a pair each. RecipeError where more than `most` pairs are found.
+    With `workers` these multiply and check, a block of cells at a time, from files in their folder.
     """
     n, d = vectors.shape
     heads = heads_of(vectors, floor)
     search = _Search(vectors, heads, floor, most)
-    pairs = search.run()
+    pairs = search.run(workers)
     order = np.lexsort((pairs[1], pairs[0]))
     first, second, cosine = (part[order] for part in pairs)
     total = n * (n - 1) // 2
@@ -117,7 +130,7 @@ def _cells(n: int, d: int) -> int:
 class _Search:
     """One search; counts are whole numbers that no order of threads changes."""
 
-    def __init__(self, vectors: FloatArray, heads: Heads, floor: float, most: int) -> None:
+    def __init__(self, vectors: Rows, heads: Heads, floor: float, most: int) -> None:
         self.vectors, self.heads, self.floor, self.most = vectors, heads, floor, most
         self.cosine = floor - heads.margin
         self.n = len(vectors)
@@ -125,7 +138,7 @@ class _Search:
         self.tiled = self.candidates = self.found = 0
         self._lock = threading.Lock()
 
-    def run(self) -> tuple[Ints, Ints, Floats]:
+    def run(self, workers: Workers | None) -> Found:
         heads = self.heads
         centres = _centres(heads, self.cells) if self.cells > 1 else None
         self.reach: npt.NDArray[np.uint8] | None = None
@@ -138,13 +151,61 @@ class _Search:
         else:
             self.order, self.starts = np.arange(self.n), np.array([*range(0, self.n, Tiles.ROWS), self.n])
             self.cells = 0
-        tiles = Tiles(heads, down(self.cosine, heads.dtype))
-        with tiles.workers(_threads()) as pool:
-            parts = list(pool.map(lambda cell: self._cell(tiles, cell), range(len(self.starts) - 1)))
-        none = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
-        first, second, cosine = (np.concatenate(part) for part in zip(none, *parts, strict=True))
+        first, second, cosine = _joined(
+            self._here() if workers is None or self.n < SPREAD_FROM else self._there(workers)
+        )
         a, b = self.order[first], self.order[second]
         return np.minimum(a, b), np.maximum(a, b), cosine
+
+    def _here(self) -> Iterator[Found]:
+        tiles = Tiles(self.heads, down(self.cosine, self.heads.dtype))
+        with tiles.workers(_threads()) as pool:
+            yield from pool.map(lambda cell: self.cell(tiles, cell), range(len(self.starts) - 1))
+
+    def _there(self, workers: Workers) -> Iterator[Found]:
+        """The cells by `workers`, from files that they map: what is sent is the numbers of cells, and pairs."""
+        folder = workers.folder / f"near-{secrets.token_hex(4)}"
+        folder.mkdir()
+        try:
+            self.save(folder)
+            call = partial(_cells_there, folder, self.floor, self.cosine, self.most)
+            for pairs, (tiled, candidates, found) in workers.each(call, self._blocks(workers.count)):
+                self._count(tiled, candidates, found)
+                yield pairs
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _blocks(self, workers: int) -> Iterator[tuple[int, int]]:
+        """Cells from and to, so that each block is about the same work: later cells are held against more rows."""
+        if len(self.starts) < 2:
+            return
+        work = np.cumsum(np.diff(self.starts) * (self.starts[:-1] + np.diff(self.starts) / 2 + 1))
+        share = max(float(work[-1]) / (workers * BLOCKS_EACH), 1.0)
+        ends = np.flatnonzero(np.diff(np.floor(work / share), append=np.inf)) + 1
+        yield from zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)
+
+    def save(self, folder: Path) -> None:
+        """Write all that `opened` needs, so that it can be mapped."""
+        table = np.lib.format.open_memmap(folder / "vectors.npy", "w+", np.float32, self.vectors.shape)  # type: ignore[no-untyped-call]
+        for start in range(0, self.n, CHUNK):
+            table[start : start + CHUNK] = self.vectors[start : start + CHUNK]
+        table.flush()
+        np.save(folder / "order.npy", self.order, allow_pickle=False)
+        np.save(folder / "starts.npy", self.starts, allow_pickle=False)
+        self.heads.save(folder)
+        if self.reach is not None:
+            np.save(folder / "reach.npy", self.reach, allow_pickle=False)
+
+    @classmethod
+    def opened(cls, folder: Path, floor: float, cosine: float, most: int) -> "_Search":
+        """A search that another process saved, its tables mapped."""
+        vectors = np.load(folder / "vectors.npy", mmap_mode="r")
+        search = cls(vectors, Heads.opened(folder), floor, most)
+        search.cosine = cosine
+        search.order, search.starts = np.load(folder / "order.npy"), np.load(folder / "starts.npy")
+        reach = folder / "reach.npy"
+        search.reach = np.load(reach, mmap_mode="r") if reach.exists() else None
+        return search
 
     def _kept_by_cells(self, centres: FloatArray) -> float:
         """The share of pairs that cells would leave, on a sample: it decides about the way and not about what is found."""
@@ -188,7 +249,7 @@ class _Search:
             bits[:, start // 8 : start // 8 + len(packed)] = packed.T
         return bits
 
-    def _cell(self, tiles: Tiles, cell: int) -> tuple[Ints, Ints, Floats]:
+    def cell(self, tiles: Tiles, cell: int) -> Found:
         """Pairs of a row of this cell and one that stands before it in the order."""
         start, end = int(self.starts[cell]), int(self.starts[cell + 1])
         parts = [self._checked(tiles.within(start, end), (end - start) * (end - start - 1) // 2)]
@@ -197,10 +258,9 @@ class _Search:
         elif start and end > start:
             earlier = np.flatnonzero(np.unpackbits(self.reach[cell, : start // 8 + 1], count=start))
             parts.append(self._checked(tiles.between(earlier, start, end), len(earlier) * (end - start)))
-        first, second, cosine = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return first, second, cosine
+        return _joined(parts)
 
-    def _checked(self, candidates: Iterator[tuple[Ints, Ints]], tiled: int) -> tuple[Ints, Ints, Floats]:
+    def _checked(self, candidates: Iterator[tuple[Ints, Ints]], tiled: int) -> Found:
         first: list[Ints] = [np.empty(0, np.int64)]
         second: list[Ints] = [np.empty(0, np.int64)]
         cosine: list[Floats] = [np.empty(0)]
@@ -214,16 +274,29 @@ class _Search:
                 second.append(some_b[near])
                 cosine.append(exact)
                 found += len(exact)
-            if self.found + found > self.most:
-                raise RecipeError(
-                    f"more than {self.most:,} pairs at or above {self.floor}; take a higher threshold, or raise most_pairs "
-                    "(16 bytes each)"
-                )
+            self._not_too_many(found)
+        self._count(tiled, seen, found)
+        return np.concatenate(first), np.concatenate(second), np.concatenate(cosine)
+
+    def counting(self) -> "_Search":
+        """The same search, counting from nothing."""
+        other = copy(self)
+        other.tiled = other.candidates = other.found = 0
+        return other
+
+    def _count(self, tiled: int, candidates: int, found: int) -> None:
+        self._not_too_many(found)
         with self._lock:
             self.tiled += tiled
-            self.candidates += seen
+            self.candidates += candidates
             self.found += found
-        return np.concatenate(first), np.concatenate(second), np.concatenate(cosine)
+
+    def _not_too_many(self, more: int) -> None:
+        if self.found + more > self.most:
+            raise RecipeError(
+                f"more than {self.most:,} pairs at or above {self.floor}; take a higher threshold, or raise most_pairs "
+                "(16 bytes each)"
+            )
 
     def _cosines(self, a: Ints, b: Ints) -> tuple[Floats, npt.NDArray[np.bool_]]:
         """The cosines at or above the floor, and which pairs have them."""
@@ -234,6 +307,31 @@ class _Search:
         enough = exact >= self.floor
         near[near] = enough
         return exact[enough], near
+
+
+def _joined(parts: Iterable[Found]) -> Found:
+    none = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
+    first, second, cosine = (np.concatenate(part) for part in zip(none, *parts, strict=True))
+    return first, second, cosine
+
+
+@lru_cache(maxsize=1)
+def _opened(folder: Path, floor: float, cosine: float, most: int) -> tuple[_Search, Tiles]:
+    search = _Search.opened(folder, floor, cosine, most)
+    return search, Tiles(search.heads, down(cosine, search.heads.dtype))
+
+
+def _cells_there(
+    folder: Path, floor: float, cosine: float, most: int, cells: tuple[int, int]
+) -> tuple[Found, tuple[int, int, int]]:
+    """In a worker, which makes a call on each of its threads: the pairs of some cells, and what was counted."""
+    import torch
+
+    search, tiles = _opened(folder, floor, cosine, most)
+    torch.set_num_threads(1)
+    mine = search.counting()
+    pairs = _joined([mine.cell(tiles, cell) for cell in range(*cells)])
+    return pairs, (mine.tiled, mine.candidates, mine.found)
 
 
 def _gathered(parts: Iterator[tuple[Ints, Ints]]) -> Iterator[tuple[Ints, Ints]]:

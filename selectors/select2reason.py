@@ -6,10 +6,12 @@ Yang et al. 2025 (arXiv:2505.17266). How ties are broken, how steps are told apa
 are choices made here; each is an option or is said below.
 """
 
+from functools import partial
 from typing import Literal
 
 import polars as pl
 
+from tracemill.schemas.plugins import Workers
 from tracemill.schemas.rows import Selection
 from tracemill.selectors.shares import amount, check_amount, check_decimals, place_by, ratio, require, verdict, written
 
@@ -26,8 +28,11 @@ DMethod = Literal["pass_rate", "judge", "judge_released", "column"]
 LengthUnit = Literal["tokens", "words", "characters"]
 
 BLANK_LINES = r"\n\s*\n"
-_TEXT, _LONG, _DUPLICATE, _ALL = ("_s2r_text", "_s2r_long", "_s2r_duplicate", "_s2r_all")
+_TEXT, _THOUGHT, _DUPLICATE, _ALL = ("_s2r_text", "_s2r_thought", "_s2r_duplicate", "_s2r_all")
 _RANK_D, _RANK_L, _RANK_J, _PLACE, _K = ("_s2r_rank_d", "_s2r_rank_l", "_s2r_rank_j", "_s2r_place", "_s2r_k")
+
+MEASURES = ("len_raw", "len_dedup", "n_rethink_words", "dup_ratio", _THOUGHT)
+"""What is read off the texts, row by row."""
 
 
 def check(
@@ -46,6 +51,7 @@ def select2reason(
     traces: pl.LazyFrame,
     *,
     engine: object = None,  # noqa: ARG001 - every selector has it; what a judge said stands in columns
+    workers: Workers | None = None,
     d_method: DMethod = "pass_rate",
     column: str | None = None,
     percent: float | None = PERCENT,
@@ -75,7 +81,7 @@ def select2reason(
     check(w=w, k=k, percent=percent, d_method=d_method, column=column)
     require("select2reason", traces, "n_tokens", "reasoning", "content")
     weight = written(w)
-    measured = with_lengths(with_difficulty(traces, d_method, column), length)
+    measured = with_lengths(with_difficulty(traces, d_method, column), length, workers)
     ranked = measured.with_columns(
         twice_rank(pl.col("d")).alias(_RANK_D),
         twice_rank(pl.col("len_dedup" if dedup else "len_raw")).alias(_RANK_L),
@@ -150,17 +156,39 @@ def _failed_share(traces: pl.LazyFrame) -> pl.Expr:
     return pl.when(total > 0).then(ratio(total - correct, total))
 
 
-def with_lengths(traces: pl.LazyFrame, length: LengthUnit = "tokens") -> pl.LazyFrame:
-    """The traces with `len_raw`, `len_dedup`, `dup_ratio`, `n_rethink_words` and `flags`."""
+def with_lengths(traces: pl.LazyFrame, length: LengthUnit = "tokens", workers: Workers | None = None) -> pl.LazyFrame:
+    """The traces with `len_raw`, `len_dedup`, `dup_ratio`, `n_rethink_words` and `flags`; `workers` read the texts."""
+    if workers is None:
+        counted = _counted(traces, length)
+    else:
+        known = workers.rows(partial(lengths, length=length)).lazy()
+        counted = traces.join(known, on="id", how="left", maintain_order="left")
+    raw = pl.col("len_raw")
+    flags = [
+        pl.when(pl.col("d").is_null()).then(pl.lit("no_difficulty")),
+        pl.when(~pl.col(_THOUGHT)).then(pl.lit("no_thinking_part")),
+        pl.when(raw.is_null()).then(pl.lit("unknown_length")),
+        pl.when(_mixed(traces, length)).then(pl.lit("mixed_tokenizers")),
+    ]
+    return counted.with_columns(pl.concat_list(flags).list.drop_nulls().alias("flags")).drop(_THOUGHT)
+
+
+def lengths(traces: pl.LazyFrame, *, length: LengthUnit) -> pl.LazyFrame:
+    """What of each row's texts counts, by `id`."""
+    return _counted(traces, length).select("id", *MEASURES)
+
+
+def _counted(traces: pl.LazyFrame, length: LengthUnit) -> pl.LazyFrame:
+    """The traces with MEASURES, each row by itself."""
     thought = pl.col("reasoning").str.strip_chars() != ""
     thought = thought.fill_null(value=False)
     content = pl.col("content").fill_null("")
     size = _characters if length != "words" else _words
     steps = _steps(pl.col(_TEXT))
     rest = pl.when(thought).then(size(_steps(content))).otherwise(0)
-    measured = traces.with_columns(pl.when(thought).then("reasoning").otherwise(content).alias(_TEXT)).with_columns(
-        (size(steps) + rest).alias(_ALL), (size(steps) - size(steps.list.unique())).alias(_DUPLICATE)
-    )
+    measured = traces.with_columns(
+        pl.when(thought).then("reasoning").otherwise(content).alias(_TEXT), thought.alias(_THOUGHT)
+    ).with_columns((size(steps) + rest).alias(_ALL), (size(steps) - size(steps.list.unique())).alias(_DUPLICATE))
     if length == "tokens":
         raw = pl.col("n_tokens").cast(pl.Int64)
         duplicate = pl.when(pl.col(_ALL) > 0).then(raw * pl.col(_DUPLICATE) // pl.col(_ALL)).otherwise(0)
@@ -175,16 +203,8 @@ def with_lengths(traces: pl.LazyFrame, length: LengthUnit = "tokens") -> pl.Lazy
         rethink_words(pl.col(_TEXT)).alias("n_rethink_words"),
     )
     raw, kept = pl.col("len_raw"), pl.col("len_dedup")
-    flags = [
-        pl.when(pl.col("d").is_null()).then(pl.lit("no_difficulty")),
-        pl.when(~thought).then(pl.lit("no_thinking_part")),
-        pl.when(raw.is_null()).then(pl.lit("unknown_length")),
-        pl.when(_mixed(traces, length)).then(pl.lit("mixed_tokenizers")),
-    ]
-    return counted.with_columns(
-        pl.when(raw > 0).then(ratio(raw - kept, raw)).when(raw == 0).then(0.0).alias("dup_ratio"),
-        pl.concat_list(flags).list.drop_nulls().alias("flags"),
-    ).drop(_TEXT, _ALL, _DUPLICATE)
+    share = pl.when(raw > 0).then(ratio(raw - kept, raw)).when(raw == 0).then(0.0)
+    return counted.with_columns(share.alias("dup_ratio")).drop(_TEXT, _ALL, _DUPLICATE)
 
 
 def _mixed(traces: pl.LazyFrame, length: LengthUnit) -> pl.Expr:
@@ -200,8 +220,8 @@ def rethink_words(text: pl.Expr) -> pl.Expr:
 
 
 def _steps(text: pl.Expr) -> pl.Expr:
-    parted = text.str.replace_all(BLANK_LINES, "\n\n").str.split("\n\n")
-    return parted.list.eval(pl.element().str.strip_chars().filter(pl.element().str.strip_chars() != ""))
+    """What blank lines part. What is blank itself stays among them, of size 0: to filter within lists costs more than all else."""
+    return text.str.replace_all(BLANK_LINES, "\n\n").str.split("\n\n").list.eval(pl.element().str.strip_chars())
 
 
 def _characters(steps: pl.Expr) -> pl.Expr:

@@ -13,9 +13,9 @@ import numpy as np
 import polars as pl
 
 from tracemill.schemas.errors import RecipeError
-from tracemill.schemas.plugins import Embedder
+from tracemill.schemas.plugins import Embedder, Workers
 from tracemill.schemas.rows import Selection
-from tracemill.selectors.keeping import Floats, Ints, components, decide, distinct
+from tracemill.selectors.keeping import Floats, Ints, Picked, components, decide, distinct
 from tracemill.selectors.meaning import Meaning, check_vectors, meaning_of, with_verdicts
 from tracemill.selectors.near import MOST_PAIRS, memory_of, near_pairs
 from tracemill.selectors.shares import place
@@ -71,6 +71,7 @@ def semantic_dedup(
     traces: pl.LazyFrame,
     *,
     engine: Embedder | None = None,
+    workers: Workers | None = None,
     threshold: float = THRESHOLD,
     floor: float | None = None,
     order: Order = "id",
@@ -101,7 +102,7 @@ def semantic_dedup(
     first = place("semantic_dedup", traces, column or ("id",), 0).alias("rank")
     ranked = traces.with_columns(first)
     said = meaning_of("semantic_dedup", ranked, engine, text=text, vectors=vectors, chunks=chunks, columns=("rank",))
-    found = _found(said, threshold if floor is None else floor, most_pairs)
+    found = _found(said, threshold if floor is None else floor, most_pairs, workers)
     decided = _decided(said, found, threshold)
     rows = with_verdicts(
         traces,
@@ -129,16 +130,15 @@ class _Found:
     """How it was searched, here."""
 
 
-def _found(said: Meaning, floor: float, most: int) -> _Found:
+def _found(said: Meaning, floor: float, most: int, workers: Workers | None) -> _Found:
     rank = said.frame["rank"].to_numpy()
     usable = np.flatnonzero(said.usable)
-    vectors = said.vectors if len(usable) == len(said.frame) else said.vectors[usable]
-    firsts, twin_of = distinct(vectors, rank[usable])
-    one_each = vectors if len(firsts) == len(vectors) else vectors[firsts]
+    firsts, twin_of = distinct(said.vectors, rank[usable], None if len(usable) == len(rank) else usable)
+    back = usable[firsts]
+    one_each = said.vectors if len(back) == len(rank) else Picked(said.vectors, back)
     plan = memory_of(*one_each.shape)
     _log.info("semantic_dedup of %d vectors needs up to %d MB: %s", len(one_each), sum(plan.values()) >> 20, plan)
-    pairs = near_pairs(one_each, floor, most=most)
-    back = usable[firsts]
+    pairs = near_pairs(one_each, floor, most=most, workers=workers)
     twin = np.arange(len(rank))
     twin[usable] = back[twin_of]
     certificate = {
@@ -147,7 +147,7 @@ def _found(said: Meaning, floor: float, most: int) -> _Found:
         "without_direction": len(rank) - len(usable),
         "identical": len(usable) - len(firsts),
         "compared": len(firsts),
-        "dimensions": vectors.shape[1],
+        "dimensions": said.vectors.shape[1],
         "floor": floor,
         "pairs": len(firsts) * (len(firsts) - 1) // 2,
         "near": len(pairs.first),

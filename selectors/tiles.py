@@ -3,6 +3,7 @@
 torch multiplies: on a GPU where there is one, on CPUs with AMX in bfloat16, else in float32. What a type rounds away is part of the margin.
 """
 
+import json
 import math
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.plugins import FloatArray
+from tracemill.selectors.keeping import Rows
 
 Ints = npt.NDArray[np.int64]
 
@@ -25,7 +27,7 @@ GROUPS = 8
 """How many of a head's numbers are norms of what it leaves out."""
 PROBE = 2048
 BASIS_ROWS = 8192
-CHUNK = 4096
+CHUNK = 1024
 CHECK_COST = 200_000
 """What checking a candidate costs, in products of one number."""
 UNIT32, UNIT16 = 2.0**-24, 2.0**-9
@@ -54,6 +56,25 @@ class Heads:
         """Copies of some rows in float32."""
         return np.array(self.table[rows].float().numpy())
 
+    def save(self, folder: Path) -> None:
+        """Write the heads to a folder, their bits as whole numbers: numpy has no bfloat16."""
+        import torch
+
+        whole = self.table.view(torch.int16 if self.dtype == "bfloat16" else torch.int32)
+        np.save(folder / "heads.npy", whole.numpy(), allow_pickle=False)
+        np.save(folder / "inverse.npy", self.inverse, allow_pickle=False)
+        (folder / "heads.json").write_text(json.dumps({"off": self.off, "dtype": self.dtype}))
+
+    @classmethod
+    def opened(cls, folder: Path) -> "Heads":
+        """The heads that `save` wrote, mapped."""
+        import torch
+
+        facts = json.loads((folder / "heads.json").read_text())
+        whole = torch.from_numpy(np.load(folder / "heads.npy", mmap_mode="c"))
+        inverse = np.load(folder / "inverse.npy")
+        return cls(whole.view(getattr(torch, facts["dtype"])), inverse, facts["off"], facts["dtype"])
+
     def reorder(self, order: Ints) -> None:
         """Put row `order[i]` in place i, a column at a time so that no second table is needed."""
         import torch
@@ -63,7 +84,7 @@ class Heads:
             self.table[:, start : start + 8] = self.table[:, start : start + 8].index_select(0, places)
 
 
-def heads_of(vectors: FloatArray, floor: float) -> Heads:
+def heads_of(vectors: Rows, floor: float) -> Heads:
     """The heads of `vectors` [n, d], of the size that makes the least work."""
     if find_spec("torch") is None:
         raise RecipeError("comparing vectors needs torch; install it with: pip install 'tracemill[embed]'")
@@ -77,7 +98,7 @@ def heads_of(vectors: FloatArray, floor: float) -> Heads:
     return _filled(vectors, inverse, basis if size < d else None, size, dtype)
 
 
-def _filled(vectors: FloatArray, inverse: npt.NDArray[np.float64], basis: Any, size: int, dtype: str) -> Heads:
+def _filled(vectors: Rows, inverse: npt.NDArray[np.float64], basis: Any, size: int, dtype: str) -> Heads:
     import torch
 
     n, d = vectors.shape
@@ -98,11 +119,16 @@ def _inverse(rows: FloatArray) -> npt.NDArray[np.float64]:
     return np.asarray(1.0 / np.linalg.norm(np.asarray(rows, np.float64), axis=1), np.float64)
 
 
-def _basis(vectors: FloatArray, inverse: npt.NDArray[np.float64]) -> FloatArray:
+def _basis(vectors: Rows, inverse: npt.NDArray[np.float64]) -> FloatArray:
     """An orthogonal basis [d, d], the directions in which a sample of the rows is largest first."""
     step = max(1, len(vectors) // BASIS_ROWS)
-    sample = np.asarray(vectors[::step], np.float32) * inverse[::step, None].astype(np.float32)
-    _, directions = np.linalg.eigh(np.asarray(sample.T @ sample, np.float64))
+    places = np.arange(0, len(vectors), step)
+    gram = np.zeros((vectors.shape[1], vectors.shape[1]), np.float64)
+    for start in range(0, len(places), CHUNK):
+        some = places[start : start + CHUNK]
+        unit = np.asarray(vectors[some], np.float32) * inverse[some, None].astype(np.float32)
+        gram += unit.T @ unit
+    _, directions = np.linalg.eigh(gram)
     return np.ascontiguousarray(directions[:, ::-1], np.float32)
 
 
@@ -119,13 +145,14 @@ def _heads(rows: FloatArray, inverse: npt.NDArray[np.float64], basis: Any, size:
     return heads
 
 
-def _size(vectors: FloatArray, inverse: npt.NDArray[np.float64], basis: FloatArray, floor: float, d: int) -> int:
+def _size(vectors: Rows, inverse: npt.NDArray[np.float64], basis: FloatArray, floor: float, d: int) -> int:
     """The size of heads that makes the least work on a sample: few numbers, few candidates."""
     picked = np.sort(np.random.default_rng(0).choice(len(vectors), min(PROBE, len(vectors)), replace=False))
     costs = []
     for size in [*(s for s in SIZES if s < d), d]:
         heads = _heads(vectors[picked], inverse[picked], basis if size < d else None, size)
-        share = ((heads @ heads.T >= floor).sum() - len(heads)) / max(1, len(heads) * (len(heads) - 1))
+        near = sum(int((heads[s : s + CHUNK // 4] @ heads.T >= floor).sum()) for s in range(0, len(heads), CHUNK // 4))
+        share = (near - len(heads)) / max(1, len(heads) * (len(heads) - 1))
         costs.append((size + CHECK_COST * float(share), size))
     return min(costs)[1]
 

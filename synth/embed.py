@@ -6,9 +6,10 @@ vectors are averaged by their tokens; how many tokens there were and how many of
 
 import hashlib
 import importlib.util
+import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tracemill.schemas.errors import RecipeError
-from tracemill.schemas.plugins import Embedded, FloatArray
+from tracemill.schemas.plugins import Embedded, FloatArray, Workers
 from tracemill.schemas.recipe import EmbedderTable
 from tracemill.synth.models import hash_folder, locate
 from tracemill.synth.vectors import KEY, VectorFolder
@@ -41,6 +42,12 @@ class Embedder:
     folder: Path
     revision: str
     cache: Path
+    workers: Workers | None = None
+    """Who embeds in place of this process."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Elsewhere it is opened anew, once in a process, and embeds there."""
+        return _opened, (self.table.model_dump_json(), str(self.folder), self.revision, str(self.cache))
 
     @property
     def name(self) -> str:
@@ -59,17 +66,39 @@ class Embedder:
         Texts are taken as they come and not kept, so an iterator that reads them from disk bounds memory. A text without a token
         has the zero vector. RecipeError where the encoder cannot be loaded.
         """
-        known = self._known
-        known.refresh()
         keys: list[bytes] = []
+        with self._lock:
+            self._known.refresh()
+            absent = self._absent(texts, chunks, keys)
+            if self.workers is None:
+                for slab in absent:
+                    self.learn(slab, chunks)
+            else:
+                for _ in self.workers.each(partial(_learned, replace(self, workers=None), chunks), absent):
+                    pass
+                self._known.refresh()
+            return self._known.gather(np.array(keys, KEY))
+
+    def learn(self, texts: Sequence[str], chunks: int) -> None:
+        """Embed those of `texts` that have no vector yet; on disk when this returns."""
+        with self._lock:
+            keys = np.array([self._key(text, chunks) for text in texts], KEY)
+            rest = np.flatnonzero(self._known.missing(keys))
+            if len(rest):
+                self._known.add(keys[rest], *self._encoder.encode([texts[i] for i in rest], chunks))
+
+    def _absent(self, texts: Iterable[str], chunks: int, keys: list[bytes]) -> Iterator[list[str]]:
+        """Slabs of those texts that have no vector, each text once; the keys of all texts go to `keys`."""
+        sent: set[bytes] = set()
         for slab in _slabs(texts):
             named = np.array([self._key(text, chunks) for text in slab], KEY)
             keys += named.tolist()
             fresh, first = np.unique(named, return_index=True)
-            absent = known.missing(fresh)
-            if absent.any():
-                known.add(fresh[absent], *self._encoder.encode([slab[i] for i in first[absent]], chunks))
-        return known.gather(np.array(keys, KEY))
+            new = [i for key, i in zip(fresh.tolist(), first.tolist(), strict=True) if key not in sent]
+            new = [i for i, none in zip(new, self._known.missing(named[new]), strict=True) if none]
+            sent.update(named[new].tolist())
+            if new:
+                yield [slab[i] for i in new]
 
     def _key(self, text: str, chunks: int) -> bytes:
         return hashlib.sha256(f"{chunks}\0".encode() + text.encode(errors="surrogatepass")).digest()[:16]
@@ -77,6 +106,10 @@ class Embedder:
     @cached_property
     def _known(self) -> VectorFolder:
         return VectorFolder(self.cache / self.identity)
+
+    @cached_property
+    def _lock(self) -> threading.RLock:
+        return threading.RLock()
 
     @cached_property
     def _encoder(self) -> "Encoder":
@@ -103,16 +136,30 @@ def open_embedder(table: EmbedderTable, *, runtime: Path, cache: Path) -> Embedd
     return Embedder(table, folder, revision, cache)
 
 
-class Encoder:
-    """A loaded model of sentence-transformers, on the GPU where there is one."""
+@lru_cache(maxsize=4)
+def _opened(table: str, folder: str, revision: str, cache: str) -> Embedder:
+    """The embedder of another process, here."""
+    if not Path(folder, "modules.json").is_file():
+        raise RecipeError(
+            f"a worker does not see the encoder's folder {folder}; put it where all machines find it under this name"
+        )
+    return Embedder(EmbedderTable.model_validate_json(table), Path(folder), revision, Path(cache))
 
-    def __init__(self, folder: Path, table: EmbedderTable) -> None:
+
+def _learned(embedder: Embedder, chunks: int, texts: Sequence[str]) -> None:
+    embedder.learn(texts, chunks)
+
+
+class Encoder:
+    """A loaded model of sentence-transformers, on the GPU where there is one, unless `device` says where."""
+
+    def __init__(self, folder: Path, table: EmbedderTable, *, device: str | None = None) -> None:
         import torch
         from sentence_transformers import SentenceTransformer
         from tokenizers import Tokenizer
 
         self._torch = torch
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
             model = SentenceTransformer(str(folder), device=self._device, model_kwargs={"use_safetensors": True})
             self._model = model.eval().to(getattr(torch, table.dtype))

@@ -13,6 +13,8 @@ from tracemill.synth.prompts import PROMPT, check_prompt, check_temperature, sho
 
 COLUMNS = {"draw": int}
 """The columns of its traces beyond the common ones."""
+MEANING = {"draw": "The number of the draw, from 0."}
+"""What they mean, for cards."""
 
 MOST = 100_000
 """Draws of one problem: they are all in flight at once."""

@@ -8,7 +8,6 @@ embedded one text, the older file counts, so whoever has read a vector reads the
 
 import os
 import secrets
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,12 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tracemill.schemas.errors import RecipeError
+from tracemill.schemas.mapped import room
 from tracemill.schemas.plugins import Embedded
 
 KEY = "S16"
 """The type of a key: its first 16 bytes; numpy sorts and compares them as bytes."""
-IN_MEMORY = 256 << 20
-"""Results of more bytes lie in a file without a name that is mapped; the system drops its pages where memory is short."""
 PIECE = 1 << 15
 
 Keys = npt.NDArray[np.bytes_]
@@ -78,7 +76,7 @@ class VectorFolder:
         """The vectors of `keys`, none of which is missing, in their order."""
         size = self._files[0].dtype["vector"].shape[0] if self._files else 0
         places = self._places[np.searchsorted(self._keys, keys)] if len(keys) else np.empty((0, 2), np.int64)
-        vectors = _room(self.folder, len(keys), size)
+        vectors = room(len(keys), size, self.folder)
         tokens, covered = np.zeros(len(keys), np.int64), np.zeros(len(keys), np.int64)
         for number in np.unique(places[:, 0]):
             rows, wanted = self._files[number], np.flatnonzero(places[:, 0] == number)
@@ -101,10 +99,3 @@ def _opened(file: Path) -> npt.NDArray[Any]:
             f"{file} holds vectors and cannot be read ({error}); delete it: they are computed again"
         ) from error
     return rows
-
-
-def _room(folder: Path, rows: int, size: int) -> npt.NDArray[np.float32]:
-    if rows * size * 4 <= IN_MEMORY:
-        return np.zeros((rows, size), np.float32)
-    with tempfile.TemporaryFile(dir=folder) as file:
-        return np.memmap(file, np.float32, "w+", shape=(rows, size))

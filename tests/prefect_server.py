@@ -16,6 +16,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
+PATIENCE = 240.0
+"""Seconds; a run of a flow takes 10 to 20 where nothing else runs, nearly all of it imports."""
 MARK = "TRACEMILL_TEST_MARK"
 SILENT = {
     "DO_NOT_TRACK": "1",
@@ -30,7 +32,9 @@ QUICK = {
     "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
     "PREFECT_WORKER_QUERY_SECONDS": "1",
     "PREFECT_CLIENT_MAX_RETRIES": "2",
+    "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
 }
+"""On a machine that is busy with other tests SQLite is soon locked, so its lock is waited for."""
 
 
 class Prefect:
@@ -57,7 +61,7 @@ class Prefect:
 
     def __enter__(self) -> Self:
         self._start("server", "server", "start", "--no-ui", "--port", str(self.port))
-        self.until(lambda: self.health(), 60)
+        self.until(self.health)
         return self
 
     def __exit__(
@@ -104,11 +108,18 @@ class Prefect:
         return self.run("-m", "tracemill.pipelines.cli", *arguments, code=code)
 
     def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """One request to the server's API."""
+        """One request to the server's API, again where its database was locked or nothing came."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.url}{path}", data, {"Content-Type": "application/json"}, method=method)
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return json.loads(answer.read() or b"null")
+        for last in (False, False, True):
+            try:
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    return json.loads(answer.read() or b"null")
+            except (urllib.error.HTTPError, TimeoutError) as error:
+                if last or (isinstance(error, urllib.error.HTTPError) and error.code != 503):
+                    raise
+                time.sleep(1)
+        raise AssertionError
 
     def health(self) -> bool:
         try:
@@ -134,7 +145,7 @@ class Prefect:
         state = {"type": "CANCELLING", "name": "Cancelling"}
         self.ask("POST", f"/flow_runs/{flow_run}/set_state", {"state": state})
 
-    def ended(self, flow_run: str, seconds: float = 90) -> dict[str, Any]:
+    def ended(self, flow_run: str, seconds: float = PATIENCE) -> dict[str, Any]:
         """The state that a run ends in."""
         final = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
         self.until(lambda: self.run_of(flow_run)["state_type"] in final, seconds)
@@ -150,14 +161,14 @@ class Prefect:
         asked = {"logs": {"flow_run_id": {"any_": [flow_run]}}, "sort": "TIMESTAMP_ASC"}
         return "\n".join(line["message"] for line in self.ask("POST", "/logs/filter", asked))
 
-    def until(self, holds: Callable[[], T], seconds: float) -> T:
+    def until(self, holds: Callable[[], T], seconds: float = PATIENCE) -> T:
         """Wait until something holds, and give it back."""
         end = time.monotonic() + seconds
         while not (found := holds()):
             for name, process in self._running.items():
                 assert process.poll() is None, f"{name} ended:\n{self.log(name)}"
             assert time.monotonic() < end, "".join(f"\n== {name}\n{self.log(name)[-3000:]}" for name in self._running)
-            time.sleep(0.3)
+            time.sleep(0.5)
         return found
 
     def left(self, *, patience: float = 15) -> list[int]:

@@ -8,14 +8,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from tests.conftest import PROBLEMS, solve
 from tests.test_trl import blocks
 from tracemill.pipelines.build import build
+from tracemill.pipelines.card_parts import column_rows
 from tracemill.pipelines.card_use import again, training
+from tracemill.pipelines.catalog import find
 from tracemill.pipelines.store import Dataset, Store
-from tracemill.schemas.recipe import Recipe, load_recipe
+from tracemill.schemas.recipe import Recipe, Step, load_recipe
 from tracemill.schemas.tables import ROWS
 
 
@@ -103,3 +106,28 @@ def test_only_what_a_version_holds_is_trained_on():
     found = training(manifest, {}, {"trl-grpo": 3, "trl-prm": 2, "sharegpt": 3})
     assert re.findall(r"(\w+)Trainer\(", found) == ["GRPO"]
     assert "trl==1.13.0" in found
+
+
+@pytest.mark.parametrize("name", ["sample", "mixchain", "step_tree", "hints"])
+def test_every_column_of_a_method_is_explained_on_its_cards(name: str):
+    method = find("synth", Step(use=name))
+    own = pa.schema([(column, pa.string()) for column in method.about("COLUMNS", {})])
+    for column, _, meaning in column_rows("traces", own, method.about("MEANING", {})):
+        assert not meaning.startswith("Of the method"), f"{name}: nothing is said of {column}"
+
+
+def test_a_plug_in_explains_its_columns_and_those_of_its_tables():
+    meaning = {
+        "look": "Which look.",
+        "looks.look": "Another.",
+        "solution_k_token": "Its tokens.",
+        "content": "Not heard.",
+    }
+    schema = pa.schema(
+        [("look", pa.int64()), ("solution_12_token", pa.int64()), ("content", pa.string()), ("x", pa.int64())]
+    )
+    told = [text for _, _, text in column_rows("rows", schema, meaning)]
+    assert told[:2] == ["Which look.", "Its tokens."]
+    assert told[2].startswith("What follows the think tags")
+    assert told[3] == "Of the method, a score or a selector."
+    assert next(text for _, _, text in column_rows("looks", schema, meaning)) == "Another."

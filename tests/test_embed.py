@@ -150,7 +150,7 @@ def test_a_file_that_was_being_written_is_no_file_and_a_damaged_one_is_named(tmp
 
 
 def test_large_results_are_mapped_and_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("tracemill.synth.vectors.IN_MEMORY", 0)
+    monkeypatch.setattr("tracemill.schemas.mapped.IN_MEMORY", 0)
     folder = VectorFolder(tmp_path)
     folder.add(keys("a", "b"), [1, 2], [1, 2], np.array([[1, 0], [0, 1]], np.float32))
     got = folder.gather(keys("b", "a")).vectors

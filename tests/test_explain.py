@@ -63,7 +63,7 @@ def test_a_life_is_told_from_source_to_row(built: Build):
     assert life["views"] == {"trl-grpo": 1, "trl-sft": None}
     text = told(life)
     titles = re.findall(r"^[a-z][a-z ]*$", text, re.MULTILINE)
-    assert titles == ["source", "problem", "drawn", "traces", "rows", "views"]
+    assert titles == ["source", "made by", "problem", "drawn", "traces", "rows", "views"]
     assert f"-> {row['id']}  chosen" in text
     assert '{"answer": "1000", "gold": "0", "verdict": "different"}' in text
 
@@ -249,7 +249,7 @@ def test_the_command_tells_the_life_and_json_has_whole_texts(built: Build, store
     assert run("sums", row["id"]).stdout.splitlines()[0] == f"{dataset}  trace {row['id']}"
     life = json.loads(run(str(dataset), row["id"], "--json").stdout)
     assert list(life) == [
-        "schema", "ref", "asked", "problem_id", "source", "problem", "refused", "samples", "samples_table",
+        "schema", "ref", "asked", "problem_id", "source", "parents", "made_by", "problem", "refused", "samples", "samples_table",
         "traces", "folded", "rows", "tables", "named_by", "views", "picture",
     ]  # fmt: skip
     assert life["rows"][0]["messages"] == row["messages"]

@@ -279,6 +279,22 @@ def test_few_rows_are_a_pool_too(n: int):
     assert found.tables["duplicates"].collect().height == 0
 
 
+@pytest.mark.parametrize("mapped", [False, True])
+def test_copies_and_rows_without_a_direction_are_passed_over_in_place(mapped: bool, monkeypatch: pytest.MonkeyPatch):
+    """The search looks at some rows of one table, in memory or mapped, and not at copies of them."""
+    if mapped:
+        monkeypatch.setattr("tracemill.schemas.mapped.IN_MEMORY", 0)
+    vectors = clouds(400, 16, seed=3)
+    rows = [None, *vectors[:200], [0.0] * 16, *vectors[:50], [math.nan, *[1.0] * 15], *vectors[200:]]
+    found = semantic_dedup(pool(rows), vectors="v", threshold=0.9)
+    plain = semantic_dedup(pool(vectors), vectors="v", threshold=0.9)
+    certificate = found.tables["certificate"].collect().row(0, named=True)
+    assert (certificate["compared"], certificate["identical"], certificate["without_direction"]) == (400, 50, 3)
+    assert certificate["near"] == plain.tables["certificate"].collect()["near"][0]
+    places = [*range(1, 201), *range(253, 453)]
+    assert kept(found) == sorted([0, 201, 252, *(places[row] for row in kept(plain))])
+
+
 def test_all_unique_rows_stay():
     found = semantic_dedup(pool(np.eye(200, dtype=np.float32)), vectors="v", threshold=0.01)
     assert len(kept(found)) == 200

@@ -234,7 +234,13 @@ def test_a_table_is_written_once_and_rows_must_be_there(store: Store):
             draft.commit(recipe_toml="", identity={}, manifest={})
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "/etc", "", ".journal", "A", "a..b", "a\0b", "a" * 81, "ä", "a\n"])
+TRICKS = ["\uff41rith", "ar\u200bith", "\u202earith", "\u0430rith", "a\u2215b", "ari\u0301th", "a\\b", "a ", "a\u00a0"]
+"""Full width, zero width, right to left, Cyrillic, a slash that is none, a combining accent, a backslash, blanks."""
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "a/b", "/etc", "", ".journal", "A", "a..b", "a\0b", "a" * 81, "ä", "a\n", *TRICKS]
+)
 def test_a_name_that_is_none_never_reaches_the_disk(store: Store, name: str):
     for use in (store.draft, store.open, store.work_folder):
         with pytest.raises(RecipeError, match=r"not a name of a dataset|a table is|no dataset"):

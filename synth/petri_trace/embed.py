@@ -1,6 +1,6 @@
-"""Vectors of short texts, by a sentence-transformers model, and the nodes of a graph that are nearest to a name.
+"""The nodes of a graph that are nearest to a name, by the vectors of an encoder.
 
-The model runs on the CPU in float32, a fixed batch at a time, and similarities are rounded to four decimals: what a name is
+It runs on the CPU in float32, and similarities are rounded to four decimals: what a name is
 linked to does not hang on what else is asked at the moment. Vectors of nodes are made when the first name of their type is
 looked up and stay in memory, `MOST_BYTES` of them; of what is more, those asked for longest ago are made again when needed.
 """
@@ -13,26 +13,27 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from tracemill.schemas.errors import RecipeError
+from tracemill.schemas.plugins import FloatArray
+from tracemill.schemas.recipe import EmbedderTable
+from tracemill.synth.embed import Encoder
+from tracemill.synth.models import locate
 from tracemill.synth.petri_trace.graph import Graph, Node, folded
 
 MOST_BYTES = 1 << 30
-BATCH = 64
 
 
 @lru_cache(maxsize=2)
-def encoder(name: str) -> Any:
+def encoder(name: str) -> Encoder:
     """The sentence-transformers model of this folder or Hub id; ValueError where it cannot be loaded."""
     try:
-        from sentence_transformers import SentenceTransformer
+        return Encoder(locate("embedder", name), EmbedderTable(name=name), device="cpu")
     except ModuleNotFoundError:
         raise ValueError("embedder: needs the sentence-transformers package: pip install 'tracemill[embed]'") from None
-    try:
-        return SentenceTransformer(name, device="cpu", model_kwargs={"use_safetensors": True})
-    except (OSError, ValueError, KeyError) as error:
+    except RecipeError as error:
         raise ValueError(f"embedder = {name!r}: no sentence-transformers model could be loaded: {error}") from error
 
 
@@ -44,12 +45,9 @@ def check_embedder(name: str) -> None:
         raise ValueError(f"embedder = {name!r}: no sentence-transformers model there; its folder holds a modules.json")
 
 
-def embed(name: str, texts: Sequence[str]) -> np.ndarray:
+def embed(name: str, texts: Sequence[str]) -> FloatArray:
     """Unit vectors of texts, float32 of shape (texts, dimensions)."""
-    vectors = encoder(name).encode(
-        list(texts), batch_size=BATCH, convert_to_numpy=True, normalize_embeddings=True, show_progress_bar=False
-    )
-    return np.asarray(vectors, dtype=np.float32)
+    return encoder(name).encode(texts, 1)[2]
 
 
 @dataclass(slots=True, eq=False)

@@ -1,6 +1,6 @@
 """Near-duplicates by meaning: `semantic_dedup`'s search against brute force and FAISS, and embedding against sentence-transformers.
 
-    python tests/bench/semantic.py --rows 50000 200000 --data FOLDER [--faiss PYTHON] [--only pairs|embed]
+    python tests/bench/semantic.py --rows 50000 200000 --data FOLDER [--searches ours faiss] [--only pairs|embed]
 
 Vectors: MiniLM's of the texts in the JSON lines under FOLDER (any text; without FOLDER those of the small model's problems), mixed two and two
 and shaken to N rows, a fifth of them near-duplicates of others. Each search runs in a process of its own; FAISS in a Python that has it.
@@ -28,6 +28,8 @@ from common import table
 
 THRESHOLD = 0.9
 PLANTED = 5
+BASE = 8192
+"""So many texts, drawn from all, are mixed."""
 FAISS = """
 import json, resource, sys, time
 import faiss, numpy as np
@@ -124,6 +126,31 @@ def brute(vectors: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
     return np.concatenate(pairs), {}
 
 
+def semhash(vectors: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+    """SemHash with the same vectors in place of its encoder, each row a text of its own; its own index (usearch, approximate)."""
+    from semhash import SemHash
+
+    rows = [f"row {i}" for i in range(len(vectors))]
+    index = SemHash.from_embeddings(vectors, rows, model=None)  # type: ignore[arg-type]  # nothing is encoded
+    index.self_deduplicate(threshold=THRESHOLD)
+    return np.empty((0, 2), np.int64), {"index": index}
+
+
+def kmeans(vectors: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+    """SemDeDup's clusters, the square root of the rows in number, ten iterations; pairs within each by float32 products."""
+    from tracemill.selectors.near import cosines
+    from tracemill.selectors.semdedup import spherical_kmeans
+
+    home, _ = spherical_kmeans(vectors, round(len(vectors) ** 0.5), iterations=10, seed=0)
+    order = np.argsort(home, kind="stable")
+    pairs = [np.empty((0, 2), np.int64)]
+    for rows in np.split(order, np.flatnonzero(np.diff(home[order])) + 1):
+        block = vectors[rows]
+        found = rows[np.argwhere(np.triu(block @ block.T >= THRESHOLD - 1e-4, 1))]
+        pairs.append(np.sort(found[cosines(vectors[found[:, 0]], vectors[found[:, 1]]) >= THRESHOLD], axis=1))
+    return np.concatenate(pairs), {}
+
+
 def measured(how: str, file: str, out: str) -> None:
     """One search, in this process."""
     import torch  # noqa: F401 - loaded before the clock starts
@@ -131,9 +158,13 @@ def measured(how: str, file: str, out: str) -> None:
     vectors = np.load(file, mmap_mode="r" if how == "ours" else None)
     held = _resident()
     begin, cpu = time.perf_counter(), time.process_time()
-    pairs, certificate = {"ours": ours, "brute": brute}[how](vectors)
+    pairs, certificate = {"ours": ours, "brute": brute, "semhash": semhash, "kmeans": kmeans}[how](vectors)
     wall, cpu = time.perf_counter() - begin, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if "index" in certificate:  # its result keeps no pairs, so they are asked for again, off the clock
+        index = certificate.pop("index").index
+        near = index.query_threshold(index.vectors, threshold=THRESHOLD)
+        pairs = np.array([(i, j) for i, (found, _) in enumerate(near) for j in found if i < j], np.int64).reshape(-1, 2)
     np.save(out, pairs)
     print(json.dumps({"wall": wall, "cpu": cpu, "peak": peak, "before": held, "certificate": certificate}))
 
@@ -148,7 +179,7 @@ def run(command: list[str]) -> dict[str, Any]:
     return said
 
 
-def pairs(base: np.ndarray, sizes: list[int], faiss: str | None, brute_up_to: int) -> None:
+def pairs(base: np.ndarray, sizes: list[int], searches: list[str], faiss: str, brute_up_to: int) -> None:
     lines, growth = [], []
     with tempfile.TemporaryDirectory() as folder:
         for rows in sizes:
@@ -158,13 +189,13 @@ def pairs(base: np.ndarray, sizes: list[int], faiss: str | None, brute_up_to: in
             size = vectors.nbytes / 2**20
             del vectors
             known: set[tuple[int, int]] = set()
-            for how in ("brute", "ours", "faiss"):
-                if (how == "brute" and rows > brute_up_to) or (how == "faiss" and faiss is None):
+            for how in searches:
+                if how == "brute" and rows > brute_up_to:
                     continue
                 out = f"{folder}/{how}.npy"
                 me = [sys.executable, __file__, "--measure", how, file, out]
                 threads = str(len(os.sched_getaffinity(0)))
-                said = run(me if how != "faiss" else [str(faiss), "-c", FAISS, file, str(THRESHOLD), threads, out])
+                said = run(me if how != "faiss" else [faiss, "-c", FAISS, file, str(THRESHOLD), threads, out])
                 found = set(map(tuple, np.load(out).tolist()))
                 known = known or found
                 recall = len(found & known) / max(1, len(known))
@@ -227,7 +258,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, nargs="+", default=[50_000, 200_000])
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--faiss", help="a Python that has faiss-cpu")
+    parser.add_argument("--faiss", default=sys.executable, help="a Python that has faiss-cpu")
+    parser.add_argument("--searches", nargs="+", default=["brute", "ours", "faiss", "semhash", "kmeans"])
     parser.add_argument("--brute-up-to", type=int, default=50_000)
     parser.add_argument("--base", type=Path, help="vectors of the texts, a .npy; made where it is missing")
     parser.add_argument("--texts", type=int, default=1000, help="texts that are embedded by both")
@@ -243,7 +275,13 @@ def main() -> None:
         if options.only != "pairs":
             embedding(model_folder(), [given[i] for i in picked[: options.texts]], Path(name))
         if options.only != "embed":
-            pairs(_base(options.base, given, Path(name)), options.rows, options.faiss, options.brute_up_to)
+            pairs(
+                _base(options.base, given, Path(name)),
+                options.rows,
+                options.searches,
+                options.faiss,
+                options.brute_up_to,
+            )
 
 
 def _base(file: Path | None, given: list[str], folder: Path) -> np.ndarray:
@@ -253,7 +291,9 @@ def _base(file: Path | None, given: list[str], folder: Path) -> np.ndarray:
     if file is not None and file.exists():
         return np.asarray(np.load(file))
     table_ = EmbedderTable(name=model_folder(), dtype="bfloat16", window=128)
-    found = np.asarray(open_embedder(table_, runtime=folder, cache=folder / "base").embed(given).vectors)
+    picked = np.random.default_rng(1).permutation(len(given))[:BASE]
+    found = open_embedder(table_, runtime=folder, cache=folder / "base").embed([given[i] for i in picked]).vectors
+    found = np.asarray(found)
     if file is not None:
         np.save(file, found)
     return found

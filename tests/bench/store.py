@@ -100,8 +100,8 @@ def speed(folder: Path, rows: int) -> Iterator[list[object]]:
         shutil.rmtree(store.root)
 
 
-def second(folder: Path, rows: int) -> Iterator[list[object]]:
-    """What a second version adds to the disk, and to an upload that sends each chunk once."""
+def second(folder: Path, rows: int, only: str = "") -> Iterator[list[object]]:
+    """What a second version adds to the disk, and to an upload that sends each chunk once; cases whose names have `only` in them."""
     middle, few = rows // 2, rows // 100
     one_percent = lambda i: number(i, "scattered") % 100 == 0  # noqa: E731
     cases: dict[str, tuple[range, Callable[[int], bool], str]] = {
@@ -113,6 +113,8 @@ def second(folder: Path, rows: int) -> Iterator[list[object]]:
         "1 % changed, scattered": (range(rows), one_percent, "score"),
     }
     for case, (ids, changed, scores) in cases.items():
+        if only not in case:
+            continue
         apart = "of its own" in case
         store = Store(folder / "second")
         shift = few if ids[0] < 0 else 0
@@ -195,19 +197,21 @@ HEADS = {
     "second": ["second version", "MB", "files", "new files", "new MB on disk", "of it on disk", "of it uploaded, by chunk"],
     "fsck": ["fsck", "MB read", "wall s", "CPU s", "MB a second"],
 }  # fmt: skip
-PARTS = {"commit": speed, "second": second, "fsck": checking}
+PARTS: dict[str, Callable[..., Iterator[list[object]]]] = {"commit": speed, "second": second, "fsck": checking}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--only", choices=PARTS)
+    parser.add_argument("--case", default="", help="of `second`, those with this in their name, such as scattered")
     parser.add_argument("--in", dest="where", type=Path, help="where to make the stores")
     asked = parser.parse_args()
     for name, part in PARTS.items():
         if asked.only in (None, name):
             with scratch(asked.where) as folder:
-                table(HEADS[name], part(folder, asked.rows))
+                more = {"only": asked.case} if name == "second" else {}
+                table(HEADS[name], part(folder, asked.rows, **more))
 
 
 if __name__ == "__main__":
