@@ -36,7 +36,7 @@ class Looking(Spool):
         """Both files may be the same. A file that is not there, or of another release, holds nothing."""
         self._reading = threading.Lock()
         self._admitted = "1"
-        self._read = _open(problems)
+        self._read = self._problems = _open(problems)
         self._last = _open(outcomes_of)
 
     def get_outcome(self, problem_id: str, key: str) -> bytes | None:
