@@ -11,6 +11,7 @@ from typing import Literal
 
 import polars as pl
 
+from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.plugins import Workers
 from tracemill.schemas.rows import Selection
 from tracemill.selectors.shares import amount, check_amount, check_decimals, place_by, ratio, require, verdict, written
@@ -36,7 +37,16 @@ MEASURES = ("len_raw", "len_dedup", "n_rethink_words", "dup_ratio", _THOUGHT)
 
 
 def check(
-    *, w: float, k: int | None, percent: float | None, d_method: DMethod, column: str | None, **_: object
+    *,
+    w: float,
+    k: int | None,
+    percent: float | None,
+    d_method: DMethod,
+    column: str | None,
+    length: LengthUnit = "tokens",
+    length_column: str | None = None,
+    dedup: bool = True,
+    **_: object,
 ) -> None:
     """Raise ValueError for options that cannot work."""
     if not 0 <= w <= 1:
@@ -45,6 +55,10 @@ def check(
     check_amount(k, None if k is not None and percent == PERCENT else percent)
     if (d_method == "column") != (column is not None):
         raise ValueError(f"d_method = {d_method!r}, column = {column!r}: a column is named with d_method = 'column'")
+    if length_column is not None and (length, dedup) != ("tokens", True):
+        raise ValueError(
+            f"length_column = {length_column!r}: the column holds the length that is ranked; leave out length and dedup"
+        )
 
 
 def select2reason(
@@ -58,6 +72,7 @@ def select2reason(
     k: int | None = None,
     w: float = W,
     length: LengthUnit = "tokens",
+    length_column: str | None = None,
     dedup: bool = True,
 ) -> Selection:
     """Take the `percent` of all rows (rounded down, at least one), or the `k`, that are hardest and longest by joint rank.
@@ -72,16 +87,29 @@ def select2reason(
     exact copies of a step do not count. `len_raw` is the whole output's, `len_dedup` is without the copies. In `tokens` these
     are taken off by their share of the steps' characters, since only the whole was counted; `words` and `characters` are
     counted. `dedup = false` ranks by `len_raw`: with `characters` that is the first published version. A row of unknown
-    length ranks last. Where several tokenizers counted, all rows are flagged.
+    length ranks last. Where several tokenizers counted, all rows are flagged. `length_column` names a column of tokens without copies, where they
+    are known: then no text is read, `len_raw` is the row's `n_tokens`, and `n_rethink_words` is null.
 
     Equal values share their average rank. Equal `rank_j` goes to the smaller `rank_l`, then `rank_d`, then id. All rows get
     `d`, `d_method`, `p1`, `p0`, `len_raw`, `len_dedup`, `dup_ratio`, `n_rethink_words`, `rank_d`, `rank_l`, `rank_j`, `place` and
     `flags`. An empty pool gives an empty choice.
     """
-    check(w=w, k=k, percent=percent, d_method=d_method, column=column)
-    require("select2reason", traces, "n_tokens", "reasoning", "content")
-    weight = written(w)
-    measured = with_lengths(with_difficulty(traces, d_method, column), length, workers)
+    check(
+        w=w,
+        k=k,
+        percent=percent,
+        d_method=d_method,
+        column=column,
+        length=length,
+        length_column=length_column,
+        dedup=dedup,
+    )
+    judged, weight = with_difficulty(traces, d_method, column), written(w)
+    if length_column is None:
+        require("select2reason", traces, "n_tokens", "reasoning", "content")
+        measured = with_lengths(judged, length, workers)
+    else:
+        measured = with_known_lengths(judged, length_column)
     ranked = measured.with_columns(
         twice_rank(pl.col("d")).alias(_RANK_D),
         twice_rank(pl.col("len_dedup" if dedup else "len_raw")).alias(_RANK_L),
@@ -171,6 +199,28 @@ def with_lengths(traces: pl.LazyFrame, length: LengthUnit = "tokens", workers: W
         pl.when(_mixed(traces, length)).then(pl.lit("mixed_tokenizers")),
     ]
     return counted.with_columns(pl.concat_list(flags).list.drop_nulls().alias("flags")).drop(_THOUGHT)
+
+
+def with_known_lengths(traces: pl.LazyFrame, column: str) -> pl.LazyFrame:
+    """The traces with MEASURES and `flags`, their lengths without copies being those in `column`."""
+    schema = require("select2reason", traces, "n_tokens", column)
+    if not schema[column].is_integer():
+        raise RecipeError(
+            f"select2reason: length_column {column!r} holds {schema[column]}, not whole numbers of tokens"
+        )
+    kept, raw = pl.col(column).cast(pl.Int64), pl.col("n_tokens").cast(pl.Int64)
+    flags = [
+        pl.when(pl.col("d").is_null()).then(pl.lit("no_difficulty")),
+        pl.when(kept.is_null()).then(pl.lit("unknown_length")),
+        pl.when(_mixed(traces, "tokens")).then(pl.lit("mixed_tokenizers")),
+    ]
+    return traces.with_columns(
+        raw.alias("len_raw"),
+        kept.alias("len_dedup"),
+        pl.lit(None, pl.Int64).alias("n_rethink_words"),
+        pl.when(raw > 0).then(ratio(raw - kept, raw)).when(raw == 0).then(0.0).alias("dup_ratio"),
+        pl.concat_list(flags).list.drop_nulls().alias("flags"),
+    )
 
 
 def lengths(traces: pl.LazyFrame, *, length: LengthUnit) -> pl.LazyFrame:

@@ -501,3 +501,24 @@ def test_cisc_gives_back_every_row_and_chooses_alike_in_any_order(rows: Any, tak
 def test_cisc_refuses_a_temperature_that_cannot_work(temperature: float):
     with pytest.raises(ValueError, match="a number above 0"):
         cisc_module.check(temperature=temperature)
+
+
+def test_lengths_that_are_known_rank_as_those_that_are_counted_and_no_text_is_read():
+    rows = [
+        {"d0": d, "n_tokens": n, "content": "x\n\n" * copies + "y" * 9}
+        for d, n, copies in [(0.9, 100, 1), (0.7, 400, 8), (0.4, 300, 2), (0.1, 200, 5), (0.1, None, 1)]
+    ]
+    counted = select2reason(table(*rows), d_method="column", column="d0", percent=50).rows.sort("id").collect()
+    known = counted.select(*SCHEMA, given="len_dedup")
+    options = {"d_method": "column", "column": "d0", "percent": 50, "length_column": "given"}
+    found = select2reason(known.lazy(), **options).rows.sort("id").collect()
+    same = ["id", "selected", "rank_l", "rank_j", "place", "len_raw", "len_dedup", "dup_ratio"]
+    assert found.select(same).equals(counted.select(same))
+    assert found["n_rethink_words"].null_count() == len(rows)
+    assert found["flags"].to_list() == [[], [], [], [], ["unknown_length"]]
+    without = known.drop("reasoning", "content").lazy()
+    assert select2reason(without, **options).rows.sort("id").collect()["place"].equals(found["place"])
+    with pytest.raises(RecipeError, match="'gold' holds String, not whole numbers"):
+        select2reason(known.lazy(), **{**options, "length_column": "gold"})
+    with pytest.raises(ValueError, match="leave out length and dedup"):
+        select2reason(known.lazy(), **options, length="words")

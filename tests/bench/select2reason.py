@@ -1,9 +1,10 @@
 """`select2reason` on long traces against a straightforward script: read JSON lines, rank, write.
 
-    python tests/bench/select2reason.py [--traces 200000] [--bytes 20000] [--curate 10000] [--only stage|curate|tokenizer]
+    python tests/bench/select2reason.py [--traces 200000] [--bytes 20000] [--curate 10000] [--only known|stage|curate]
 
-Difficulty and length in tokens are given to both sides; both take later copies of a step off the length, and choose the same rows.
-The selector's stage reads Parquet, as it does within a build; the whole of `tracemill curate` reads the JSON lines.
+Difficulty and length in tokens are given to both sides. In `known` the length without copies of steps is given too, so nobody has to read a
+text to rank; in the others both sides take the copies off themselves. The same rows are chosen. The selector's stage reads Parquet, as it
+does within a build; the whole of `tracemill curate` reads the JSON lines.
 """
 
 import argparse
@@ -14,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ def traces(count: int, size: int) -> Iterator[dict[str, Any]]:
             steps.append(rng.choice(steps) if again else text[start : start + rng.randint(80, 600)].strip())
             length += len(steps[-1]) + 2
         said = "\n\n".join(steps)
+        everything, once = sum(map(len, steps)), sum(map(len, dict.fromkeys(steps)))
         yield {
             "id": f"p{number:07}",
             "question": f"What is {number} + 1?",
@@ -47,6 +50,7 @@ def traces(count: int, size: int) -> Iterator[dict[str, Any]]:
             "response": rf"<think>{said}</think> So \boxed{{{number + 1}}}",
             "d": rng.randrange(1000) / 1000,
             "n_tokens": len(said) // 4,
+            "known": len(said) // 4 * once // everything,
             "tokenizer": "given",
             "correct": True,
         }
@@ -82,12 +86,15 @@ def write(folder: Path, count: int, size: int) -> None:
         writer.close()
 
 
-def script(folder: Path, out: Path) -> list[str]:
-    """What one would write by hand."""
+def script(folder: Path, out: Path, *, known: bool = False) -> list[str]:
+    """What one would write by hand; `known`: the length without copies is in the file."""
     rows = []
     with (folder / "traces.jsonl").open() as file:
         for number, line in enumerate(file):
             row = json.loads(line)
+            if known:
+                rows.append((row["id"], row["d"], row["known"], number))
+                continue
             thought = row["response"].removeprefix("<think>").partition("</think>")[0]
             content = row["response"].partition("</think>")[2]
             steps = [step for part in thought.split("\n\n") if (step := part.strip())]
@@ -120,14 +127,15 @@ def _ranks(values: list[float]) -> list[float]:
     return ranks
 
 
-def stage(folder: Path, out: Path) -> list[str]:
-    """The selector over a scan, and the chosen rows written."""
+def stage(folder: Path, out: Path, *, known: bool = False) -> list[str]:
+    """The selector over a scan, and the chosen rows written; `known` as above."""
     import polars as pl
 
     from tracemill.selectors.select2reason import select2reason
 
     rows = pl.scan_parquet(folder / "traces.parquet")
-    found = select2reason(rows, d_method="column", column="d", percent=PERCENT, w=W)
+    column = "known" if known else None
+    found = select2reason(rows, d_method="column", column="d", percent=PERCENT, w=W, length_column=column)
     narrow = ["id", "selected", "reason", "evidence", "len_raw", "len_dedup", "rank_j", "place", "flags"]
     decided = found.rows.select(narrow).collect(engine="streaming")
     chosen = decided.filter("selected").select("id").lazy()
@@ -170,7 +178,14 @@ def tokenizer(folder: Path, out: Path) -> list[str]:
     return chosen
 
 
-SIDES = {"script": script, "stage": stage, "curate": curate, "tokenizer": tokenizer}
+SIDES: dict[str, Callable[[Path, Path], list[str]]] = {
+    "script": script,
+    "script_known": partial(script, known=True),
+    "stage": stage,
+    "stage_known": partial(stage, known=True),
+    "curate": curate,
+    "tokenizer": tokenizer,
+}
 
 
 def _measured(name: str, folder: Path) -> dict[str, Any]:
@@ -215,7 +230,7 @@ def main() -> None:
     parser.add_argument("--traces", type=int, default=200_000)
     parser.add_argument("--bytes", type=int, default=20_000)
     parser.add_argument("--curate", type=int, default=10_000, help="how many of them the whole build is measured on")
-    parser.add_argument("--only", choices=("stage", "curate"))
+    parser.add_argument("--only", choices=("known", "stage", "curate"))
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--path", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
@@ -223,9 +238,11 @@ def main() -> None:
     if options.side:
         side(options.side, options.path, options.out)
         return
-    if options.only != "curate":
+    if options.only in (None, "known"):
+        compared(options.traces, options.bytes, {"script_known": "a script", "stage_known": "the selector on Parquet"})
+    if options.only in (None, "stage"):
         compared(options.traces, options.bytes, {"script": "a script", "stage": "the selector on Parquet"})
-    if options.only != "stage":
+    if options.only in (None, "curate"):
         whole = {"curate": "tracemill curate, lengths given", "tokenizer": "tracemill curate, lengths counted"}
         compared(options.curate, options.bytes, {"script": "a script", **whole})
 
