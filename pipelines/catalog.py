@@ -84,9 +84,21 @@ def find(kind: Kind, step: Step) -> Plugin:
     """The plug-in that `step` names, with its options checked and bound, or a RecipeError that says what to change."""
     module, function = _own(kind, step.use) if ":" in step.use else _shipped(kind, step.use)
     options = _checked(function, step, module)
+    _check_meaning(step, getattr(module, "MEANING", {}))
     code = hashlib.sha256(b"".join(file.read_bytes() for file in _files(module))).hexdigest()
     name = step.use.rpartition("/")[2]  # stages and reasons name it, and where it lies differs from machine to machine
     return Plugin(name, partial(function, **options), module, options, code)
+
+
+def _check_meaning(step: Step, told: object) -> None:
+    """Raise RecipeError for a MEANING that the card, written last of all, could not show."""
+    if isinstance(told, ModuleType):  # a file of the plug-in's folder
+        return
+    if not isinstance(told, Mapping) or not all(isinstance(part, str) for pair in told.items() for part in pair):
+        raise RecipeError(
+            f"{step.use}: MEANING of its file is {told!r}, which has to say of columns what they mean: "
+            '{"column": "What it holds."}; give a constant of another kind another name'
+        )
 
 
 def _files(module: ModuleType) -> list[Path]:

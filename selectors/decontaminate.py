@@ -40,7 +40,7 @@ REACH = "table"
 NEEDS = ("id", "problem_id")
 
 Net = Literal["ngram", "near", "meaning"]
-MEANING, MEANING_FLOOR = 0.8, 0.7
+COSINE, COSINE_FLOOR = 0.8, 0.7
 
 REPORT = {
     "id": pl.String,
@@ -99,8 +99,8 @@ def decontaminate(
     common: int = COMMON,
     near: float = NEAR,
     near_floor: float = NEAR_FLOOR,
-    meaning: float = MEANING,
-    meaning_floor: float = MEANING_FLOOR,
+    meaning: float = COSINE,
+    meaning_floor: float = COSINE_FLOOR,
     meaning_columns: tuple[str, ...] = ("question",),
 ) -> Selection:
     """Remove the rows in which an item of the recipe's `[benchmarks]` stands, word for word, nearly, or in other words.

@@ -212,6 +212,13 @@ def test_two_files_of_one_name_are_two_plugins(tmp_path: Path):
     assert options == [{"n": 1}, {"n": 2}]
 
 
+@pytest.mark.parametrize("told", ["0.8", "['look']", "{'look': 1}"])
+def test_what_columns_mean_is_text_or_an_error_before_the_first_token(mine: Mine, tmp_path: Path, told: str):
+    (tmp_path / "mine.py").write_text(f"{OPTIONS}\nMEANING = {told}\n")
+    with pytest.raises(RecipeError, match=r"MEANING of its file is .* give a constant of another kind another name"):
+        mine()
+
+
 def test_a_plugin_may_live_in_an_installed_module():
     assert find("synth", Step(use="tracemill.synth.sample:sample")).options["n"] == 8
 
