@@ -61,7 +61,7 @@ def choose(
     left = _with_counts(traces, problems).join(kept.lazy(), on="id", how="inner", maintain_order="left")
     selection: Selection = _run(selector.name, partial(selector.call, left, **handed))
     if brought:
-        _keeps_given(selector.name, selection, left)
+        _keeps_given(selector.name, selection, left.drop(set(kept.columns) - {"id"}))
     narrowed = _narrowed(piece, selector.name, selection, left)
     return Choice(narrowed, selection.tables, selection.facts, selection.summary)
 
@@ -103,9 +103,12 @@ def _keeps_given(name: str, selection: Selection, left: pl.LazyFrame) -> None:
 
 
 def _narrowed(frame: pl.DataFrame, name: str, selection: Selection, left: pl.LazyFrame) -> pl.DataFrame:
-    """Write a selector's decisions into the frame, after checking that every row came back once."""
-    before = {*left.collect_schema().names(), "selected", "reason", "evidence"}
-    added = [column for column in selection.rows.collect_schema().names() if column not in before]
+    """Write a selector's decisions into the frame, after checking that every row came back once.
+
+    A column that an earlier selector added, and this one too, says of the rows that this one saw what this one says.
+    """
+    brought = set(left.collect_schema().names()) - set(frame.columns) | {"id", "selected", "reason", "evidence"}
+    added = [column for column in selection.rows.collect_schema().names() if column not in brought]
     decided = _run(
         name, lambda: selection.rows.select("id", "selected", "reason", "evidence", *added).collect(engine="streaming")
     )
@@ -121,11 +124,19 @@ def _narrowed(frame: pl.DataFrame, name: str, selection: Selection, left: pl.Laz
         pl.when(down).then(pl.lit(f"select:{name}")).alias("new_stage"),
         pl.when(down).then("reason").alias("new_reason"),
         pl.when(down).then("evidence").alias("new_evidence"),
-        *added,
+        *(pl.col(column).alias(f"new_{column}") if column in frame.columns else column for column in added),
     )
     joined = frame.join(decided, on="id", how="left", maintain_order="left")
     fresh = [pl.coalesce(column, f"new_{column}").alias(column) for column in ("stage", "reason", "evidence")]
-    return joined.with_columns(fresh).drop("new_stage", "new_reason", "new_evidence")
+    seen = pl.col("stage").is_null()  # as it was: all expressions here read the frame before any is written
+    again = [
+        pl.when(seen).then(f"new_{column}").otherwise(column).alias(column)
+        for column in added
+        if column in frame.columns
+    ]
+    return joined.with_columns(*fresh, *again).drop(
+        "new_stage", "new_reason", "new_evidence", *(f"new_{expression.meta.output_name()}" for expression in again)
+    )
 
 
 def _give_reasons(stage: str, down: pl.DataFrame) -> None:

@@ -66,12 +66,14 @@ def decide(
         tables: dict[str, list[pl.LazyFrame]] = {}
         facts: dict[str, Mapping[str, object]] = {}
         summaries: dict[str, Summary] = {}
-        for selector in plan.selectors:
+        for place, selector in enumerate(plan.selectors):
+            before = sum(other.name == selector.name for other in plan.selectors[:place])
+            named = f"{selector.name} {before + 1}" if before else selector.name
             narrowed = []
             for choice in _choices(plan, selector, traces, problems, frame, spread):
                 narrowed.append(choice.frame)
-                facts.update({selector.name: choice.facts} if choice.facts else {})
-                summaries.update({selector.name: choice.summary} if choice.summary else {})
+                facts.update({named: choice.facts} if choice.facts else {})
+                summaries.update({named: choice.summary} if choice.summary else {})
                 for name, table in choice.tables.items():
                     tables.setdefault(name, []).append(table)
             frame = in_order(frame, pl.concat(narrowed, how="vertical_relaxed"))

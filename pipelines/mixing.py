@@ -73,11 +73,11 @@ def quotas(sources: Sequence[Source], there: Sequence[int]) -> list[int]:
     for source, part, n in zip(sources, parts, there, strict=True):
         if part == 0 and (n == 0 or min(there) > 0):
             why = (
-                "it has no problem" if n == 0 else f"beside the other sources it would give none of its {n:,} problems"
+                "it has no problem that counts for it: its filters kept none, or all stand in a source before it; take it out"
+                if n == 0
+                else f"beside the other sources it would give none of its {n:,} problems; raise its weight, or take it out"
             )
-            raise RecipeError(
-                f"source {source_name(source)}: weight = {source.weight:g}: {why}; raise its weight, or take the source out"
-            )
+            raise RecipeError(f"source {source_name(source)}: weight = {source.weight:g}: {why}")
     return parts
 
 

@@ -75,14 +75,13 @@ def check_rules(*, ngram: int, short_ngram: int, common: int) -> None:
         raise ValueError(f"common = {common}: at least 1; n-grams in more texts than this count for nothing")
 
 
-def check_share(name: str, share: float, floor: float | None = None, *, least: float = 0.0) -> None:
+def check_share(option: str, share: float, floor: float | None = None, *, least: float = 0.0) -> None:
     """Raise ValueError for a threshold outside of what can be found, or a floor above it."""
     if not least <= share <= 1:
-        raise ValueError(f"{name} = {share}: a share from {least:g} to 1")
+        raise ValueError(f"{option} = {share}: a share from {least:g} to 1")
     if floor is not None and not least <= floor <= share:
-        raise ValueError(
-            f"{name}_floor = {floor}: from {least:g} up to {name} = {share}; what is between is only reported"
-        )
+        below = f"{option.removesuffix('_share')}_floor"
+        raise ValueError(f"{below} = {floor}: from {least:g} up to {option} = {share}; what is between is only reported")
 
 
 class Index:

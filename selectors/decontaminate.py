@@ -79,7 +79,7 @@ def check(
     if not columns or not meaning_columns:
         raise ValueError("columns and meaning_columns: name a text column at least, such as 'question'")
     check_rules(ngram=ngram, short_ngram=short_ngram, common=common)
-    check_share("ngram", ngram_share, ngram_floor)
+    check_share("ngram_share", ngram_share, ngram_floor)
     check_share("near", near, near_floor, least=0.3)
     check_share("meaning", meaning, meaning_floor, least=0.3)
 
@@ -119,6 +119,11 @@ def decontaminate(
     named = given("decontaminate", benchmarks)
     _check_columns(traces, (*columns, *meaning_columns))
     used = nets or (("ngram", "near", "meaning") if engine is not None else ("ngram", "near"))
+    if "meaning" in used and engine is None:
+        raise RecipeError(
+            "decontaminate: the net 'meaning' compares texts by what they mean and the recipe names no encoder; add [embedder] with "
+            "name = 'sentence-transformers/all-MiniLM-L6-v2', or leave 'meaning' out of nets"
+        )
     items = named.items(against)
     floors = {"ngram": ngram_floor, "near": near_floor, "meaning": meaning_floor}
     limits = {"ngram": ngram_share, "near": near, "meaning": meaning}

@@ -6,7 +6,7 @@ The histogram comes first: no exchange leaves its bin. All that decides is whole
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from tracemill.schemas.errors import RecipeError
-from tracemill.schemas.rows import Selection
+from tracemill.schemas.rows import Selection, Summary
 from tracemill.selectors.shares import (
     DECIMALS,
     Ints,
@@ -143,7 +143,14 @@ def exact_target(
     return Selection(
         rows=traces.join(chosen.lazy(), on="id", how="left", maintain_order="left"),
         tables={"shortfall": pl.LazyFrame(lines, schema=SHORTFALL, orient="row")},
+        summary=_summary(lines),
     )
+
+
+def _summary(lines: Sequence[_Line]) -> Summary:
+    short = any(line[-1] for line in lines)
+    note = "Short: what the rows that were left could not give." if short else "All of it is met."
+    return Summary(title="Target", rows=[dict(zip(SHORTFALL, line, strict=True)) for line in lines], note=note)
 
 
 @dataclass

@@ -14,7 +14,7 @@ import pyarrow as pa
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.mapped import room
 from tracemill.schemas.plugins import Embedder, FloatArray
-from tracemill.selectors.shares import require
+from tracemill.selectors.shares import anew, require
 
 OUTPUT = "output"
 """In place of a column: the reasoning and the content, one after the other."""
@@ -169,4 +169,4 @@ def with_verdicts(traces: pl.LazyFrame, verdicts: pl.DataFrame, **evidence: Any)
         pl.col("reason").is_null().alias("selected"),
         pl.when(pl.col("reason").is_not_null()).then(shown).alias("evidence"),
     )
-    return traces.join(decided.lazy(), on="id", how="left", maintain_order="left")
+    return anew(traces, decided.lazy())

@@ -14,7 +14,17 @@ import polars as pl
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.plugins import Workers
 from tracemill.schemas.rows import Selection
-from tracemill.selectors.shares import amount, check_amount, check_decimals, place_by, ratio, require, verdict, written
+from tracemill.selectors.shares import (
+    amount,
+    anew,
+    check_amount,
+    check_decimals,
+    place_by,
+    ratio,
+    require,
+    verdict,
+    written,
+)
 
 REACH = "table"
 NEEDS = ("id", "n_tokens", "reasoning", "content", "correct", "problem_id")
@@ -150,7 +160,9 @@ def with_difficulty(traces: pl.LazyFrame, d_method: DMethod, column: str | None 
         require("select2reason", traces, "p1", "p0", "p_returned")
         d = released(p1, p0, pl.col("p_returned").cast(pl.Float64))
     elif d_method == "column":
-        require("select2reason", traces, str(column))
+        kind = require("select2reason", traces, str(column))[str(column)]
+        if not (kind.is_numeric() or kind in (pl.Boolean, pl.Null)):
+            raise RecipeError(f"select2reason: column = {column!r} holds {kind}; a difficulty is a number, the larger the harder")
         d = pl.col(str(column)).cast(pl.Float64)
     else:
         d = _failed_share(traces)
@@ -190,7 +202,7 @@ def with_lengths(traces: pl.LazyFrame, length: LengthUnit = "tokens", workers: W
         counted = _counted(traces, length)
     else:
         known = workers.rows(partial(lengths, length=length)).lazy()
-        counted = traces.join(known, on="id", how="left", maintain_order="left")
+        counted = anew(traces, known)
     raw = pl.col("len_raw")
     flags = [
         pl.when(pl.col("d").is_null()).then(pl.lit("no_difficulty")),

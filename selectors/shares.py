@@ -185,3 +185,9 @@ def verdict(reason: pl.Expr, **evidence: Any) -> list[pl.Expr]:
         reason.alias("reason"),
         pl.when(reason.is_not_null()).then(shown).alias("evidence"),
     ]
+
+
+def anew(traces: pl.LazyFrame, said: pl.LazyFrame) -> pl.LazyFrame:
+    """`traces` with the columns of `said`, by `id`, in place of those that they have by the same names."""
+    fresh = [name for name in said.collect_schema().names() if name != "id"]
+    return traces.drop(fresh, strict=False).join(said, on="id", how="left", maintain_order="left")

@@ -431,8 +431,8 @@ def test_a_benchmark_that_is_the_pool_removes_all_of_it():
     [
         ({"ngram": 5}, "ngram = 5 and short_ngram = 8"),
         ({"short_ngram": 3}, "from 4 up"),
-        ({"ngram_share": 1.5}, "ngram = 1.5: a share from 0 to 1"),
-        ({"ngram_floor": 0.3}, "ngram_floor = 0.3: from 0 up to ngram = 0.2"),
+        ({"ngram_share": 1.5}, "ngram_share = 1.5: a share from 0 to 1"),
+        ({"ngram_floor": 0.3}, "ngram_floor = 0.3: from 0 up to ngram_share = 0.2"),
         ({"near": 0.1}, "near = 0.1: a share from 0.3 to 1"),
         ({"near_floor": 0.6}, "near_floor = 0.6"),
         ({"meaning_floor": 0.85}, "meaning_floor = 0.85"),
@@ -469,5 +469,5 @@ def test_columns_and_benchmarks_that_are_not_there_are_named():
         decontaminate(pool(ITEM), benchmarks=benchmarks(ITEM), against=("exan",))
     with pytest.raises(RecipeError, match=r"the recipe names none; add \[benchmarks.NAME\]"):
         decontaminate(pool(ITEM))
-    with pytest.raises(RecipeError, match="names no encoder"):
+    with pytest.raises(RecipeError, match="names no encoder; add .embedder. .* or leave .meaning. out of nets"):
         decontaminate(pool(ITEM), benchmarks=benchmarks(ITEM), nets=("meaning",))

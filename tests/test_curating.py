@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import os
 import subprocess
 import sys
@@ -175,6 +176,37 @@ def test_a_selector_does_not_write_over_what_traces_bring(recipe: Callable[..., 
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the client calls its HTTP library so
+def test_selectors_that_write_the_same_columns_follow_one_another_and_the_last_is_heard(store: Store, tmp_path: Path):
+    places = [(0, 10), (5, 20), (90, 30), (100, 40)]  # degrees, words
+    rows = [
+        {"id": str(i), "question": f"{i}?", "answer": "1", "response": "so " * words + "1", "v": [cosine, math.sin(math.radians(angle))]}
+        for i, (angle, words) in enumerate(places)
+        for cosine in [math.cos(math.radians(angle))]
+    ]
+    (tmp_path / "rows.jsonl").write_text(text(rows))
+    select = [
+        {"use": "select2reason", "percent": 100.0, "length": "words"},
+        {"use": "semantic_dedup", "vectors": "v", "threshold": 0.99},
+        {"use": "semdedup", "vectors": "v", "eps": 0.001},
+        {"use": "semantic_dedup", "vectors": "v", "threshold": 0.98},
+        {"use": "select2reason", "k": 2, "length": "words"},
+    ]
+    source = {"path": str(tmp_path / "rows.jsonl"), "response": "response", "columns": ["v"]}
+    built = curate(store, source, select=select, verify={"use": "exact", "extract": "last_number"})
+    found = built.dataset.scan("rows").sort("id").collect()
+    assert found.select("id", "place").rows() == [("0/response", 2), ("2/response", 1)]  # of two, and no more of four
+    assert not [name for name in found.columns if name.endswith("_right")]
+
+
+def test_a_target_that_is_not_met_is_told_on_the_card(store: Store, tmp_path: Path):
+    (tmp_path / "rows.jsonl").write_text(text(LONG))
+    source = {"path": str(tmp_path / "rows.jsonl"), "response": "response"}
+    built = curate(store, source, select=[{"use": "exact_target", "rows": 20}, {"use": "exact_target", "rows": 3}])
+    card = (built.dataset.path / "README.md").read_text()
+    assert "| rows | - | 20 | 15 | 15 | 5 |" in card.replace("|  |", "| - |")
+    assert "| rows | - | 3 | 3 | 15 | 0 |" in card.replace("|  |", "| - |"), "a second step of one name is told as well"
+
+
 def test_a_dataset_on_the_hub_is_curated(tmp_path: Path):
     pq.write_table(pa.Table.from_pylist(LONG), tmp_path / "train.parquet")
     (tmp_path / "recipe.toml").write_text(
