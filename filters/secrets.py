@@ -26,8 +26,9 @@ LONGEST = 10_000
 OVERLAP = 1_000
 """By which pieces overlap: longer than any key."""
 
-_CANDIDATE = re.compile(r"(?=[\w+/=-]*[0-9A-Z])[\w+/=-]{10,}|://|PRIVATE KEY")
-"""Something that a key could be in: most lines of mathematics have none, and the detectors need not read them."""
+_CANDIDATE = re.compile(r"(?<![\w+/=-])(?=[\w+/=-]*[0-9A-Z])[\w+/=-]{10,}|://|PRIVATE KEY")
+"""Something that a key could be in: most lines of mathematics have none, and the detectors need not read them. Looked for
+from the start of a run only, or a line of one letter takes the square of its length."""
 _WORD = re.compile(r"[^a-z0-9]+")
 
 

@@ -94,7 +94,7 @@ def _feature(kind: Any) -> dict[str, Any] | None:
 def column_rows(name: str, schema: pa.Schema, meaning: Mapping[str, str]) -> list[list[str]]:
     """Name, type and meaning of each column of a table; `meaning` is what plug-ins say of theirs."""
     traces = name in ("rows", "traces")
-    own = "Of the method, a score or a selector." if traces else "Of the method or selector."
+    own = "Of the source, the method, a score or a selector." if traces else "Of the method or selector."
     known = {**(meaning if traces else {}), **MEANING.get("rows" if traces else name, _OF_ANY)}
     known |= {key.partition(".")[2]: text for key, text in meaning.items() if key.startswith(f"{name}.")}
     return [[f"`{f.name}`", _short(f.type), known.get(f.name) or known.get(_numbered(f.name), own)] for f in schema]

@@ -81,7 +81,9 @@ def check_share(option: str, share: float, floor: float | None = None, *, least:
         raise ValueError(f"{option} = {share}: a share from {least:g} to 1")
     if floor is not None and not least <= floor <= share:
         below = f"{option.removesuffix('_share')}_floor"
-        raise ValueError(f"{below} = {floor}: from {least:g} up to {option} = {share}; what is between is only reported")
+        raise ValueError(
+            f"{below} = {floor}: from {least:g} up to {option} = {share}; what is between is only reported"
+        )
 
 
 class Index:

@@ -162,7 +162,9 @@ def with_difficulty(traces: pl.LazyFrame, d_method: DMethod, column: str | None 
     elif d_method == "column":
         kind = require("select2reason", traces, str(column))[str(column)]
         if not (kind.is_numeric() or kind in (pl.Boolean, pl.Null)):
-            raise RecipeError(f"select2reason: column = {column!r} holds {kind}; a difficulty is a number, the larger the harder")
+            raise RecipeError(
+                f"select2reason: column = {column!r} holds {kind}; a difficulty is a number, the larger the harder"
+            )
         d = pl.col(str(column)).cast(pl.Float64)
     else:
         d = _failed_share(traces)

@@ -129,5 +129,5 @@ def test_a_plug_in_explains_its_columns_and_those_of_its_tables():
     told = [text for _, _, text in column_rows("rows", schema, meaning)]
     assert told[:2] == ["Which look.", "Its tokens."]
     assert told[2].startswith("What follows the think tags")
-    assert told[3] == "Of the method, a score or a selector."
+    assert told[3] == "Of the source, the method, a score or a selector."
     assert next(text for _, _, text in column_rows("looks", schema, meaning)) == "Another."

@@ -312,7 +312,27 @@ def test_a_threshold_is_met_by_the_share_as_it_was_written():
     assert removed(decontaminate(pool(text), benchmarks=benchmarks(item), ngram_share=0.31, nets=("ngram",))) == []
 
 
+def test_the_evidence_is_the_strongest_hit_of_filter_and_selector():
+    long = [f"w{i}" for i in range(60)]
+    weak = " ".join(long[:16] + [f"other{i}" for i in range(14)])  # 4 of its 18 sequences stand in the text
+    strong = " ".join(long[5:45])  # all of its 28
+    marks = benchmarks(weak, strong)
+    [evidence] = decontaminate(pool(" ".join(long)), benchmarks=marks).rows.collect()["evidence"]
+    [by_filter] = pool(" ".join(long)).select(contaminated(benchmarks=marks).alias("why")).collect()["why"]
+    for told in (json.loads(evidence), json.loads(by_filter["evidence"])):
+        assert (told["item"], told["net"], told["score"]) == ("i1", "ngram", 1.0)
+
+
 # ---- what is common means nothing
+
+
+@pytest.mark.parametrize(("words_shared", "common"), [(22, 10), (25, 13), (26, 0), (40, 0)])
+def test_what_many_problems_have_is_common_unless_they_hold_half_of_the_item(words_shared: int, common: int):
+    item = [f"w{i}" for i in range(40)]  # 28 sequences
+    texts = [f"a{i} {' '.join(item[:words_shared])} z{i}" for i in range(12)]
+    found = decontaminate(pool(*texts), benchmarks=benchmarks(" ".join(item)), nets=("ngram",))
+    assert found.facts["common_ngrams"] == common
+    assert removed(found) == ([] if common else list(range(12)))
 
 
 BOILERPLATE = "where m and n are relatively prime positive integers and then find the value of m plus n"

@@ -179,7 +179,13 @@ def test_a_selector_does_not_write_over_what_traces_bring(recipe: Callable[..., 
 def test_selectors_that_write_the_same_columns_follow_one_another_and_the_last_is_heard(store: Store, tmp_path: Path):
     places = [(0, 10), (5, 20), (90, 30), (100, 40)]  # degrees, words
     rows = [
-        {"id": str(i), "question": f"{i}?", "answer": "1", "response": "so " * words + "1", "v": [cosine, math.sin(math.radians(angle))]}
+        {
+            "id": str(i),
+            "question": f"{i}?",
+            "answer": "1",
+            "response": "so " * words + "1",
+            "v": [cosine, math.sin(math.radians(angle))],
+        }
         for i, (angle, words) in enumerate(places)
         for cosine in [math.cos(math.radians(angle))]
     ]

@@ -218,7 +218,9 @@ def test_no_rows_at_all_are_chosen_from_by_both(cluster: Any, tmp_path: Path):
 
 
 @needs_encoder
-@pytest.mark.parametrize("name", ["semantic_dedup", "semdedup", "veccisc"])
+@pytest.mark.parametrize(
+    "name", ["semantic_dedup", *(pytest.param(name, marks=pytest.mark.slow) for name in ("semdedup", "veccisc"))]
+)
 def test_workers_embed_and_choose_alike(name: str, cluster: Any, tmp_path: Path):
     traces, problems = (table.filter(pl.col("problem_id") < "p012") for table in pool(tmp_path))
     options = {"semantic_dedup": {"threshold": 0.97}, "semdedup": {"n_clusters": 2}, "veccisc": {"prefilter": False}}[
@@ -318,6 +320,7 @@ def test_a_worker_killed_in_the_middle_of_the_search_changes_no_pair(cluster: An
     assert alone.certificate == found.certificate
 
 
+@pytest.mark.slow
 @needs_encoder
 def test_a_worker_killed_while_it_embeds_changes_no_vector(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

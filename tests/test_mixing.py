@@ -165,7 +165,9 @@ def test_a_source_that_would_give_nothing_is_an_error_before_anything_is_sampled
     ):
         mixed({"weight": 0.001}, {"weight": 3})
     nothing = [{"use": "where", "sql": "level = 7"}]
-    with pytest.raises(RecipeError, match=r"many.jsonl: weight = 1: it has no problem that counts for it: its filters kept none"):
+    with pytest.raises(
+        RecipeError, match=r"many.jsonl: weight = 1: it has no problem that counts for it: its filters kept none"
+    ):
         mixed({"weight": 1}, {"weight": 1, "keep": nothing})
 
 

@@ -144,6 +144,9 @@ async def test_a_megabyte_in_one_line_is_read_to_its_end():
     key = KEYS["aws_access_key"]
     assert await kinds(secrets, "A1b2C3d4 " * 120_000 + key) == [("aws_access_key", key)]
     assert await kinds(personal_data, "1" * 1_000_000 + " a@b.org") == [("email", "a@b.org")]
+    assert (
+        await kinds(secrets, "x" * 1_000_000) == []
+    )  # minutes, and the time limit, where the square of a piece is taken
     assert await kinds(personal_data, "a." * 300_000 + "@" + "b." * 200_000) == []
 
 
