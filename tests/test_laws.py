@@ -61,6 +61,10 @@ METHODS: dict[str, Case] = {
         options={"n": 2},
         recipe={"models": {"teacher": {"name": "scripted-teacher", "max_tokens": 64}}},
     ),
+    "divergent_tokens": Case(
+        options={"n": 2},
+        recipe={"models": {role: {"name": f"scripted-{role}", "max_tokens": 64} for role in ("small", "judge")}},
+    ),
     "mixchain": Case(options={"adapter": "longer", "alphas": [0.2, 0.5, 0.8]}),
     "petri_trace": Case(
         options={"refine": [], "rounds": 2},
