@@ -101,7 +101,7 @@ def test_what_sample_drew_is_not_drawn_again(recipe: Make, store: Store):
 
 @pytest.mark.parametrize(
     ("left", "reward", "states", "expected"),
-    [(300, 1, 2, 9), (5000, 0, 2, 5), (0, 0.5, 7, 24), (40_000, 0.5, 7, 31), (0, 0, 2, 0), (0, 1, 2, 8), (7, 2.0, 2, 8), (256, -1, 2, 1)],
+    [(300, 1, 2, 9), (5000, 0, 2, 5), (0, 0.5, 7, 24), (40_000, 0.5, 7, 31), (0, 0, 2, 0), (0, 1, 2, 8), (7, 2.0, 2, 8), (256, -1, 2, 1), (0, 0.4, 7, 16)],
 )  # fmt: skip
 def test_a_label_is_the_bin_of_what_is_left_and_the_state_of_the_reward(
     left: int, reward: float, states: int, expected: int
@@ -213,7 +213,10 @@ def divergent(recipe: Make, store: Store, says: Mapping[int, str | None], **chan
         if request.scope == "solve":
             return Completion(text=r"so \boxed{1}", finish_reason="stop", n_tokens=10, token_ids=array("i", TEN))
         if request.scope == "divergent_tokens":
-            return Completion(text=" and on.", finish_reason="stop", n_tokens=2, token_ids=array("i", (7, 8)))
+            assert request.prefix is not None
+            return Completion(
+                text=f" and {request.prefix[-1]}.", finish_reason="stop", n_tokens=2, token_ids=array("i", (7, 8))
+            )
         place = 2 if "<<6>>" in str(request.prompt) else 6
         said = says[place] or "maybe"
         scores = TokenScores(token_ids=array("i", [1]), logprobs=array("f", [-0.1]))
@@ -234,7 +237,7 @@ def test_a_token_that_the_small_model_would_not_write_diverges_where_the_judge_s
         assert row["token_type"] == [2] * 10
     table = made.dataset.scan("divergences").collect()
     assert set(zip(table["pos"], table["divergent"], strict=True)) == {(2, 1), (6, 0)}
-    assert set(table["slm_cont"]) == {"6 and on.", "11 and on."}
+    assert set(table["slm_cont"]) == {"6 and 6.", "11 and 11."}
     assert table.filter(pos=2)["common_context"].unique().to_list() == ["1 2"]
     view = pl.read_parquet(f"{export(made.dataset.path, 'r2r', tmp_path / 'r2r')}/*.parquet")
     assert view.height == 10 * rows(made).height
