@@ -69,16 +69,17 @@ class Parting:
     context: str
     slm_cont: str
     ref_cont: str
-    p1: float | None
-    p0: float | None
+    p1: float | None = None
+    p0: float | None = None
+    said: str = ""
+    """The judge's likeliest token."""
 
     @property
     def divergent(self) -> int:
-        """1, 0, or -1 where the judge gave neither; what differs in white space alone is no divergence."""
+        """What the judge would say: 1, 0, or -1 where that is neither; what differs in white space alone is no divergence."""
         if "".join(self.slm_cont.split()) == "".join(self.ref_cont.split()):
             return 0
-        one, zero = self.p1 or 0.0, self.p0 or 0.0
-        return -1 if one == zero == 0 else int(one > zero)
+        return int(self.said) if self.said in ("1", "0") else -1
 
 
 def check(*, n: int, most: int, top: int, judge: str, prompt: str, temperature: float | None) -> None:
@@ -156,7 +157,7 @@ async def _judged(engine: Engine, ids: tuple[int, ...], t: int, slm: int, went: 
     context = engine.text_of(ids[:t])[-CONTEXT:]
     other = engine.text_of([slm]) + went.text
     real = _sentence(engine.text_of([ids[t]]), engine.text_of(ids[t + 1 :]))
-    plain = Parting(t, slm, context, other, real, None, None)
+    plain = Parting(t, slm, context, other, real)
     if plain.divergent == 0:
         return plain
     marked = [
@@ -165,8 +166,9 @@ async def _judged(engine: Engine, ids: tuple[int, ...], t: int, slm: int, went: 
     ]
     texts = {"context": context, "first": marked[0], "second": marked[1]}
     asked = re.sub(r"\{(context|first|second)\}", lambda place: texts[place[1]], judge)
-    said = (await engine.judge(asked, ("1", "0"))).probabilities
-    return Parting(t, slm, context, other, real, said.get("1"), said.get("0"))
+    judged = await engine.judge(asked, ("1", "0"))
+    said = judged.returned[0][0].strip() if judged.returned else ""
+    return Parting(t, slm, context, other, real, judged.probabilities.get("1"), judged.probabilities.get("0"), said)
 
 
 def _sentence(token: str, rest: str) -> str:
