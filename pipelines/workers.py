@@ -77,7 +77,7 @@ def spread(
     """
     report = report or Report()
     plan = resolve(recipe, runtime=store.engines_folder, vectors=store.vectors_folder)
-    check_shards(plan)
+    check_shards(recipe)
     work = store.work_folder(recipe.name)
     with _the_only_driver(work, recipe.name):
         with alone_with_problems(work), Spool(work / "spool.sqlite") as spool:

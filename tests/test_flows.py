@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from signal import SIGKILL
 from typing import Any
@@ -46,12 +47,18 @@ import json, sys, threading
 from tracemill.flows.build import build
 from tracemill.flows.nightly import nightly
 
-store, out, curated = sys.argv[1:]
-said = [build.fn("demo-scripted", store)]
-thread = threading.Thread(target=lambda: said.append(nightly.fn("demo-scripted", store, curate=curated, to=out)))
-thread.start()  # where no signal handler can be set
-thread.join()
-print(json.dumps(said))
+def nights():
+    said.append(nightly.fn("demo-scripted", store, curate=curated, to=out))
+    said.append(build.fn("demo-scripted", store + "-two", workers=2))
+
+
+if __name__ == "__main__":  # Dask's processes import this, too
+    store, out, curated = sys.argv[1:]
+    said = [build.fn("demo-scripted", store)]
+    thread = threading.Thread(target=nights)
+    thread.start()  # where no signal handler can be set
+    thread.join()
+    print(json.dumps(said))
 """
 CURATED = """
 name = "curated"
@@ -103,12 +110,17 @@ def test_bare_flows_make_the_versions_of_the_command_line_and_need_no_server(tmp
     prefect = Prefect(tmp_path)
     prefect.environment |= {"PREFECT_API_URL": "http://127.0.0.1:9/api", "TRACEMILL_STORE": str(tmp_path / "unused")}
     (tmp_path / "curated.toml").write_text(CURATED)
-    out = prefect.run("-c", BARE, str(tmp_path / "store"), str(tmp_path / "out"), str(tmp_path / "curated.toml"))
-    built, nights = json.loads(out.splitlines()[-1])
+    (tmp_path / "bare.py").write_text(BARE)
+    out = prefect.run(
+        str(tmp_path / "bare.py"), str(tmp_path / "store"), str(tmp_path / "out"), str(tmp_path / "curated.toml")
+    )
+    built, nights, by_two = json.loads(out.splitlines()[-1])
     by_cli = json.loads(
         prefect.tracemill("build", "demo-scripted", "--json", "--store", str(tmp_path / "cli")).splitlines()[-1]
     )
     assert {**built, "path": ""} == {**by_cli, "path": ""}
+    assert {**by_two, "path": ""} == {**built, "path": ""}
+    assert (tmp_path / "store-two" / ".work" / "demo-scripted" / "driver.lock").is_file()
     assert nights["build"] == {**built, "samples_new": 0, "samples_replayed": built["samples_new"], "tokens_new": 0}
     assert nights["curate"]["rows"] == built["rows"]
     assert Path(nights["publish"]["to"], "manifest.json").is_file()
@@ -389,6 +401,7 @@ def test_a_build_whose_server_is_killed_in_the_middle_goes_on_and_its_version_st
         (["--cron", "0 2 * * *", "--timezone", "Mars/Base"], None, "--timezone .*Europe/Berlin"),
         ([], None, 'say when: --cron "0 2'),
         (["--cron", "0 2 * * *", "--set", "synth.m=3"], None, "no option"),
+        (["--cron", "0 2 * * *", "--workers", "2", "--set", "budget.tokens=9"], None, "budget.tokens: a budget is cut"),
         (["--cron", "0 2 * * *", "--publish", "a/b", "--to", "c"], None, "to one place"),
         (["--cron", "0 2 * * *"], None, "no Prefect server is named; start one .*export PREFECT_API_URL"),
         (["--cron", "0 2 * * *"], "http://127.0.0.1:9/api", "no Prefect server answers at http://127.0.0.1:9/api .*prefect server start"),
@@ -398,6 +411,21 @@ def test_schedule_says_what_is_wrong_and_what_to_type(
     home: None, tmp_path: Path, arguments: list[str], url: str | None, says: str
 ):
     assert re.search(says, schedule(url, *arguments, "--store", str(tmp_path / "store"), code=2))
+
+
+def test_an_address_that_gives_a_page_for_everything_is_no_api(home: None, tmp_path: Path):
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<!doctype html>")
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as page:
+        threading.Thread(target=page.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{page.server_port}"
+        said = schedule(url, "--cron", "@daily", "--store", str(tmp_path / "store"), code=2)
+        page.shutdown()
+    assert "is not the API of a Prefect server; its address ends in /api" in said
 
 
 def test_without_prefect_schedule_names_the_extra(monkeypatch: pytest.MonkeyPatch):
