@@ -4,7 +4,6 @@ They take paths and names and give back what the command line prints as JSON; ro
 by Prefect and no result is pickled: to run a task again is to run its build again, which the journal makes cheap.
 """
 
-import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -133,7 +132,6 @@ class Making:
     def __call__(self, report: Report, brake: Brake | None = None) -> Built:
         if not (self.workers or self.scheduler):
             return build(self.recipe, self.store, given=self.given, report=report, brake=brake)
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a run's log is for what the terminal shows
         where: dict[str, Any] = {"workers": self.workers, "scheduler": self.scheduler or None}
         if not self.given:
             return spread(self.recipe, self.store, called=self.called, report=report, brake=brake, **where)

@@ -29,7 +29,7 @@ from tracemill.pipelines.lineage import shown_accuracy
 from tracemill.pipelines.progress import Report, Several, line
 from tracemill.pipelines.screens import built_lines
 from tracemill.pipelines.summaries import shown_summary
-from tracemill.pipelines.synthesize import Tally
+from tracemill.pipelines.tally import Tally
 from tracemill.schemas.errors import Interrupted
 
 Build = Callable[[Report, Brake], Built]

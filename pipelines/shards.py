@@ -26,7 +26,7 @@ from tracemill.pipelines.progress import Report
 from tracemill.pipelines.shard_work import Shard, alone_with_problems, locked_shard
 from tracemill.pipelines.spool import Spool
 from tracemill.pipelines.store import Store
-from tracemill.pipelines.synthesize import Tally
+from tracemill.pipelines.tally import Tally
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import Recipe
 from tracemill.synth.backends.scripted import Reply

@@ -29,7 +29,7 @@ from tracemill.pipelines.shard_work import Shard, alone_with_problems
 from tracemill.pipelines.shards import check_shards, gather
 from tracemill.pipelines.spool import Spool
 from tracemill.pipelines.store import Store
-from tracemill.pipelines.synthesize import Tally
+from tracemill.pipelines.tally import Tally
 from tracemill.pipelines.toml import to_toml
 from tracemill.pipelines.worker_progress import add_up, stragglers
 from tracemill.pipelines.worker_shard import Ended, Job, devices, look, pulse, run_shard

@@ -33,7 +33,7 @@ from tracemill.pipelines.progress import Report
 from tracemill.pipelines.screens import status_lines
 from tracemill.pipelines.shipped import read_recipe
 from tracemill.pipelines.store import Store
-from tracemill.pipelines.synthesize import Tally
+from tracemill.pipelines.tally import Tally
 from tracemill.schemas.errors import Interrupted
 from tracemill.schemas.recipe import parse_recipe
 
@@ -48,13 +48,13 @@ from tracemill.flows.build import build
 from tracemill.flows.nightly import nightly
 
 def nights():
-    said.append(nightly.fn("demo-scripted", store, curate=curated, to=out))
-    said.append(build.fn("demo-scripted", store + "-two", workers=2))
+    said.append(nightly.fn("demo-scripted", store, few, curate=curated, to=out))
+    said.append(build.fn("demo-scripted", store + "-two", few, workers=2))
 
 
 if __name__ == "__main__":  # Dask's processes import this, too
-    store, out, curated = sys.argv[1:]
-    said = [build.fn("demo-scripted", store)]
+    store, out, curated, *few = sys.argv[1:]
+    said = [build.fn("demo-scripted", store, few)]
     thread = threading.Thread(target=nights)
     thread.start()  # where no signal handler can be set
     thread.join()
@@ -107,16 +107,17 @@ def schedule(url: str | None, *arguments: str, code: int = 0) -> str:
 
 @pytest.mark.timeout(600)
 def test_bare_flows_make_the_versions_of_the_command_line_and_need_no_server(tmp_path: Path):
-    prefect = Prefect(tmp_path)
+    prefect, few = Prefect(tmp_path), ["source.0.limit=40"]
     prefect.environment |= {"PREFECT_API_URL": "http://127.0.0.1:9/api", "TRACEMILL_STORE": str(tmp_path / "unused")}
     (tmp_path / "curated.toml").write_text(CURATED)
     (tmp_path / "bare.py").write_text(BARE)
-    out = prefect.run(
-        str(tmp_path / "bare.py"), str(tmp_path / "store"), str(tmp_path / "out"), str(tmp_path / "curated.toml")
-    )
+    places = (str(tmp_path / name) for name in ("bare.py", "store", "out", "curated.toml"))
+    out = prefect.run(*places, *few)
     built, nights, by_two = json.loads(out.splitlines()[-1])
     by_cli = json.loads(
-        prefect.tracemill("build", "demo-scripted", "--json", "--store", str(tmp_path / "cli")).splitlines()[-1]
+        prefect.tracemill(
+            *("build", "demo-scripted", "--json", "--store", str(tmp_path / "cli")), *overrides(few)
+        ).splitlines()[-1]
     )
     assert {**built, "path": ""} == {**by_cli, "path": ""}
     assert {**by_two, "path": ""} == {**built, "path": ""}
