@@ -42,6 +42,13 @@ MIXCHAIN = ["engine.kind=scripted", "source.0.limit=20", "name=nights"]
 """`demo-mixchain` without a model."""
 SLOW = ["name=slow", "engine.args.latency=1.0", "engine.at_once=16"]
 """`demo-scripted` for 100 seconds."""
+TWO = """
+import json, sys
+from tracemill.flows.build import build
+
+if __name__ == "__main__":  # Dask's processes import this, too
+    print(json.dumps(build.fn("demo-scripted", sys.argv[1], sys.argv[2:], workers=2)))
+"""
 BARE = """
 import json, sys, threading
 from tracemill.flows.build import build
@@ -49,16 +56,14 @@ from tracemill.flows.nightly import nightly
 
 def nights():
     said.append(nightly.fn("demo-scripted", store, few, curate=curated, to=out))
-    said.append(build.fn("demo-scripted", store + "-two", few, workers=2))
 
 
-if __name__ == "__main__":  # Dask's processes import this, too
-    store, out, curated, *few = sys.argv[1:]
-    said = [build.fn("demo-scripted", store, few)]
-    thread = threading.Thread(target=nights)
-    thread.start()  # where no signal handler can be set
-    thread.join()
-    print(json.dumps(said))
+store, out, curated, *few = sys.argv[1:]
+said = [build.fn("demo-scripted", store, few)]
+thread = threading.Thread(target=nights)
+thread.start()  # where no signal handler can be set
+thread.join()
+print(json.dumps(said))
 """
 CURATED = """
 name = "curated"
@@ -110,22 +115,29 @@ def test_bare_flows_make_the_versions_of_the_command_line_and_need_no_server(tmp
     prefect, few = Prefect(tmp_path), ["source.0.limit=40"]
     prefect.environment |= {"PREFECT_API_URL": "http://127.0.0.1:9/api", "TRACEMILL_STORE": str(tmp_path / "unused")}
     (tmp_path / "curated.toml").write_text(CURATED)
-    (tmp_path / "bare.py").write_text(BARE)
-    places = (str(tmp_path / name) for name in ("bare.py", "store", "out", "curated.toml"))
-    out = prefect.run(*places, *few)
-    built, nights, by_two = json.loads(out.splitlines()[-1])
+    out = prefect.run("-c", BARE, *(str(tmp_path / name) for name in ("store", "out", "curated.toml")), *few)
+    built, nights = json.loads(out.splitlines()[-1])
     by_cli = json.loads(
         prefect.tracemill(
             *("build", "demo-scripted", "--json", "--store", str(tmp_path / "cli")), *overrides(few)
         ).splitlines()[-1]
     )
     assert {**built, "path": ""} == {**by_cli, "path": ""}
-    assert {**by_two, "path": ""} == {**built, "path": ""}
-    assert (tmp_path / "store-two" / ".work" / "demo-scripted" / "driver.lock").is_file()
     assert nights["build"] == {**built, "samples_new": 0, "samples_replayed": built["samples_new"], "tokens_new": 0}
     assert nights["curate"]["rows"] == built["rows"]
     assert Path(nights["publish"]["to"], "manifest.json").is_file()
     assert nights["publish"]["dataset"] == f"curated@{nights['curate']['version']}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_flow_spreads_a_build_over_workers_and_makes_the_version_of_one_process(tmp_path: Path):
+    prefect, few = Prefect(tmp_path), ["source.0.limit=40"]
+    (tmp_path / "two.py").write_text(TWO)
+    out = prefect.run(str(tmp_path / "two.py"), str(tmp_path / "store"), *few)
+    one = build(read_recipe("demo-scripted", few), Store(tmp_path / "one"))
+    assert {**json.loads(out.splitlines()[-1]), "path": ""} == {**one.summary(), "path": ""}
+    assert (tmp_path / "store" / ".work" / "demo-scripted" / "driver.lock").is_file()
 
 
 def test_what_stands_in_a_deployment_means_the_same_in_any_folder(
@@ -374,6 +386,7 @@ build("demo-scripted", sys.argv[1], ["name=going", "model.seed=2", "engine.args.
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_build_whose_server_is_killed_in_the_middle_goes_on_and_its_version_stands(prefect: Prefect):
     """The last of this file: the server is not there any more."""

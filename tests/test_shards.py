@@ -45,7 +45,17 @@ def shards(recipe: Recipe, store: Store, of: int, reply=solve, only=None) -> lis
     ]
 
 
-@pytest.mark.parametrize("method", [name for name, case in METHODS.items() if case.samples])
+QUICK = ("sample", "mixchain", "step_tree", "hints")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
+        for name, case in METHODS.items()
+        if case.samples
+    ],
+)
 def test_shards_of_every_method_gather_into_the_version_of_one_process(method: str, tmp_path: Path):
     recipe, reply = table_of(method, tmp_path), METHODS[method].reply
     one = build(recipe, Store(tmp_path / "one"), reply=reply)
