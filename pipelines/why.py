@@ -26,7 +26,8 @@ from tracemill.pipelines.plan import Plan, code_hash, resolve
 from tracemill.pipelines.reasons import differences
 from tracemill.pipelines.sources import source_hash, source_key
 from tracemill.pipelines.store import Store
-from tracemill.pipelines.synthesize import Run, Tally
+from tracemill.pipelines.synthesize import Run
+from tracemill.pipelines.tally import Tally
 from tracemill.schemas.errors import DiskFull, EngineLost, LawBroken, RecipeError
 from tracemill.schemas.recipe import Recipe
 from tracemill.schemas.request import Capability, Completion, Request, TokenScores
