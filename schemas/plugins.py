@@ -127,6 +127,10 @@ class Engine(Protocol):
         """Tokens of a given text, by the role's tokenizer; words where no model is at hand."""
         ...
 
+    def text_of(self, tokens: Sequence[int], role: str = "solver") -> str:
+        """The text of token ids, special ones written out; the numbers themselves where no tokenizer is at hand."""
+        ...
+
     def token_starts(
         self, text: str, prompt: str | tuple[Message, ...] | None = None, role: str = "solver"
     ) -> list[int] | None:

@@ -325,6 +325,11 @@ class ProblemEngine:
         asked = self.shop.roles.get(role)
         return asked.count(text) if asked else len(text.split())
 
+    def text_of(self, tokens: Sequence[int], role: str = "solver") -> str:
+        """See schemas/plugins.py."""
+        renderer = self._role(role).renderer
+        return renderer.decode(tokens) if renderer else " ".join(map(str, tokens))
+
     def token_starts(
         self, text: str, prompt: str | tuple[Message, ...] | None = None, role: str = "solver"
     ) -> list[int] | None:

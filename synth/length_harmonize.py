@@ -14,9 +14,11 @@ standardised over the finished set, which is the selector `standardize`:
 from collections.abc import Sequence
 from fractions import Fraction
 
+import polars as pl
+
 from tracemill.schemas.plugins import Engine
 from tracemill.schemas.request import Completion, Sampling
-from tracemill.schemas.rows import Outcome, Problem, Rejection, Trace, Verdict, draw
+from tracemill.schemas.rows import Mean, Outcome, Problem, Rejection, Summary, Trace, Verdict, draw
 from tracemill.synth.engine import together
 from tracemill.synth.prompts import PROMPT, check_prompt, check_temperature, shown
 from tracemill.synth.sample import MOST
@@ -130,3 +132,26 @@ def _unfit(
 def _by_lot(problem: Problem, fit: Sequence[int], k: int, seed: int) -> set[int]:
     """`k` of the samples by the hash of their names: the same ones in every run, whatever they say."""
     return set(sorted(fit, key=lambda i: draw(f"{seed}|{problem.problem_id}/solve-{i:04d}"))[:k])
+
+
+def summary(traces: pl.LazyFrame) -> Summary:
+    """The weights of right and of wrong samples, drawn by the lot or not, and how long each are."""
+    share = pl.col("w_clipped")
+    length = pl.col("n_tokens").cast(pl.Float64)
+    stats = (
+        traces.filter(pl.col("correct").is_not_null())
+        .group_by("correct")
+        .agg(samples=pl.len(), weights=share.sum(), squares=(share * share).sum(), tokens=length.sum(), tokens2=(length * length).sum())
+        .sort("correct", descending=True)
+        .collect()
+    )  # fmt: skip
+    rows = [
+        {
+            "samples": "right" if row["correct"] else "wrong",
+            "number": row["samples"],
+            "mean tokens": Mean(row["tokens"], row["tokens2"], row["samples"]),
+            "mean weight, clipped": Mean(row["weights"], row["squares"], row["samples"]),
+        }
+        for row in stats.to_dicts()
+    ]
+    return Summary(title="Weights of all samples", rows=rows)

@@ -110,6 +110,10 @@ class Renderer:
         """The text of one token, special ones too."""
         return self.tokenizer.decode([token], skip_special_tokens=False)
 
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of token ids, special ones too."""
+        return self.tokenizer.decode(list(tokens), skip_special_tokens=False)
+
     def count(self, text: str) -> int:
         return len(self.tokenizer.encode(text, add_special_tokens=False).ids)
 

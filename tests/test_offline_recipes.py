@@ -3,7 +3,7 @@
 import json
 import shutil
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from tracemill.pipelines.export import export
 from tracemill.pipelines.store import Store
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import Recipe, load_recipe
-from tracemill.schemas.request import Completion, Request
+from tracemill.schemas.request import Completion, Request, TokenScores
 from tracemill.schemas.views.zip_rc import label
+from tracemill.synth.divergent_tokens import Parting
+from tracemill.synth.divergent_tokens import _sentence as real_sentence
 from tracemill.synth.length_harmonize import weight
 from tracemill.synth.offline_opd import clamped
 
@@ -99,7 +101,7 @@ def test_what_sample_drew_is_not_drawn_again(recipe: Make, store: Store):
 
 @pytest.mark.parametrize(
     ("left", "reward", "states", "expected"),
-    [(300, 1, 2, 9), (5000, 0, 2, 5), (0, 0.5, 7, 24), (40_000, 0.5, 7, 31), (0, 0, 2, 0), (0, 1, 2, 8), (7, 2.0, 2, 8), (256, -1, 2, 1)],
+    [(300, 1, 2, 9), (5000, 0, 2, 5), (0, 0.5, 7, 24), (40_000, 0.5, 7, 31), (0, 0, 2, 0), (0, 1, 2, 8), (7, 2.0, 2, 8), (256, -1, 2, 1), (0, 0.4, 7, 16)],
 )  # fmt: skip
 def test_a_label_is_the_bin_of_what_is_left_and_the_state_of_the_reward(
     left: int, reward: float, states: int, expected: int
@@ -198,6 +200,75 @@ def test_models_of_two_tokenizers_are_refused_by_name(recipe: Make, store: Store
     served = {"models": {"teacher": {"name": "t", "max_tokens": 8}}, "engines": {"teacher": {"kind": "scripted"}}}
     with pytest.raises(RecipeError, match="'teacher' takes none as it is set up"):
         built(recipe, store, **changes, **served)
+
+
+TEN = (1, 2, 5, 1, 2, 3, 10, 1, 2, 3)
+"""Ids of an answer: to the scripted small model another token is likelier before 5 and before 10, at places 2 and 6."""
+
+
+def divergent(recipe: Make, store: Store, says: Mapping[int, str | None], **changes: Any) -> Built:
+    """A build of divergent_tokens in which the judge says this at a place."""
+
+    def reply(request: Request) -> Completion:
+        if request.scope == "solve":
+            return Completion(text=r"so \boxed{1}", finish_reason="stop", n_tokens=10, token_ids=array("i", TEN))
+        if request.scope == "divergent_tokens":
+            assert request.prefix is not None
+            return Completion(
+                text=f" and {request.prefix[-1]}.", finish_reason="stop", n_tokens=2, token_ids=array("i", (7, 8))
+            )
+        place = 2 if "<<6>>" in str(request.prompt) else 6
+        said = says[place] or "maybe"
+        scores = TokenScores(token_ids=array("i", [1]), logprobs=array("f", [-0.1]))
+        return Completion(text=said, finish_reason="length", n_tokens=1, scores=scores)
+
+    models = {role: {"name": role, "max_tokens": 64} for role in ("small", "judge")}
+    return built(recipe, store, reply, models=models, synth={"use": "divergent_tokens"}, **changes)
+
+
+def test_a_token_that_the_small_model_would_not_write_diverges_where_the_judge_says_so(
+    recipe: Make, store: Store, tmp_path: Path
+):
+    made = divergent(recipe, store, {2: "1", 6: "0"})
+    for row in rows(made).to_dicts():
+        assert row["divergent"] == [0, 0, 1, 0, 0, 0, 0, 0, 0, 0]
+        assert (row["n_mismatch"] / 10, row["n_divergent"] / 10) == (0.2, 0.1)
+        assert row["slm_token"] == [1, 2, 6, 1, 2, 3, 11, 1, 2, 3]
+        assert row["token_type"] == [2] * 10
+    table = made.dataset.scan("divergences").collect()
+    assert set(zip(table["pos"], table["divergent"], strict=True)) == {(2, 1), (6, 0)}
+    assert set(table["slm_cont"]) == {"6 and 6.", "11 and 11."}
+    assert table.filter(pos=2)["common_context"].unique().to_list() == ["1 2"]
+    view = pl.read_parquet(f"{export(made.dataset.path, 'r2r', tmp_path / 'r2r')}/*.parquet")
+    assert view.height == 10 * rows(made).height
+    assert view.filter("mismatch")["pos"].unique().sort().to_list() == [2, 6]
+    assert view["divergent"].sum() == rows(made).height
+
+
+def test_what_the_judge_does_not_answer_is_unknown_and_not_agreement(recipe: Make, store: Store, tmp_path: Path):
+    made = divergent(recipe, store, {2: None, 6: "1"})
+    assert rows(made)["divergent"].to_list()[0] == [0, 0, -1, 0, 0, 0, 1, 0, 0, 0]
+    for unknown, places in ((False, 9), (True, 10)):
+        folder = export(made.dataset.path, "r2r", tmp_path / str(unknown), unknown=unknown)
+        assert pl.read_parquet(f"{folder}/*.parquet").height == places * rows(made).height
+
+
+@pytest.mark.parametrize(
+    ("token", "rest", "sentence"),
+    [
+        ("so", " it is 12. Then", "so it is 12."),
+        (".", " Then", "."),
+        ("so", " on", "so on"),
+        ("so", " it\nis.", "so it\n"),
+    ],
+)
+def test_a_sentence_ends_where_the_first_of_its_ends_stands(token: str, rest: str, sentence: str):
+    assert real_sentence(token, rest) == sentence
+
+
+def test_white_space_alone_is_no_divergence_whatever_a_judge_would_say():
+    assert Parting(3, 7, "", "so  it\nis.", "so it is.", said="1").divergent == 0
+    assert [Parting(3, 7, "", "so", "no", said=said).divergent for said in ("1", "0", "", "yes")] == [1, 0, -1, -1]
 
 
 @pytest.mark.timeout(180)

@@ -19,6 +19,7 @@
     petri-dag       rows                     one row a step, with what it depends on
     knowrl          rows                     one row a problem in the released columns of KnowRL
     zip-rc          rows                     one row a rollout with the class of its labelled tokens
+    r2r             rows, divergences        one row a token: whether a small model diverges there
 
 Column names are those that TRL 1.16 (trl-prm: 1.13, the last with a trainer for it), verl 0.9, LLaMA-Factory 0.9.5 and OpenRLHF 0.11 read. Conversations are lists of turns in
 every row, because TRL decides by the first row how to read them all; golds stay text, because Arrow cannot mix numbers and words.
@@ -39,6 +40,7 @@ from tracemill.schemas.views.mixchain import mixchain_long, mixchain_wide
 from tracemill.schemas.views.openrlhf import openrlhf
 from tracemill.schemas.views.petri import medverse, petri_dag, petri_linear
 from tracemill.schemas.views.prm import hrm, omega_pairs, rest, step_pairs, trl_prm
+from tracemill.schemas.views.r2r import r2r
 from tracemill.schemas.views.tables import Tables, candidates, chosen, table
 from tracemill.schemas.views.trl import trl_dpo, trl_grpo, trl_kto, trl_sft
 from tracemill.schemas.views.verl import verl
@@ -51,7 +53,7 @@ _FUNCTIONS: tuple[Format, ...] = (
     *(mixchain_wide, mixchain_long, knowrl),
     *(hrm, trl_prm, step_pairs, rest, omega_pairs),
     *(medverse, petri_linear, petri_dag),
-    zip_rc,
+    *(zip_rc, r2r),
 )
 
 
@@ -66,6 +68,7 @@ MADE_OF: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(("medverse", "petri-linear", "petri-dag"), ("petri_trace", "entity_plan")),
     "knowrl": ("hints", "kept_kp_index"),
     "zip-rc": ("reward_remaining_labels", "last_class"),
+    "r2r": ("divergent_tokens", "slm_token"),
 }
 """Formats of what one method makes: the method, and the column of its traces or the table of its own that tells it."""
 

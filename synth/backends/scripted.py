@@ -70,10 +70,13 @@ class Scripted:
         )
 
     async def score(self, request: Request) -> TokenScores:
-        """Log-probs made from each token's own id: stable, and between -1 and 0."""
+        """Log-probs made from each token's own id: stable, and between -1 and 0. Before a multiple of 5 the next id is likelier."""
         await self._misbehave(request)
         tokens = request.prefix if isinstance(request.prefix, tuple) else tuple(map(ord, request.prefix or ""))
-        return TokenScores(token_ids=array("i", tokens), logprobs=array("f", (-(t % 1000) / 1000 for t in tokens)))
+        logprobs = array("f", (-(t % 1000) / 1000 for t in tokens))
+        k = request.sampling.logprobs or 0
+        top = tuple(tuple((t + (t % 5 == 0) + i, -float(i)) for i in range(k)) for t in tokens) if k else None
+        return TokenScores(token_ids=array("i", tokens), logprobs=logprobs, top=top)
 
     async def reward(self, request: Request) -> Reward:
         """The numbers that the script replies with: on one line for the whole, or a line for each step."""
