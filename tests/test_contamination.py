@@ -489,5 +489,5 @@ def test_columns_and_benchmarks_that_are_not_there_are_named():
         decontaminate(pool(ITEM), benchmarks=benchmarks(ITEM), against=("exan",))
     with pytest.raises(RecipeError, match=r"the recipe names none; add \[benchmarks.NAME\]"):
         decontaminate(pool(ITEM))
-    with pytest.raises(RecipeError, match="names no encoder; add .embedder. .* or leave .meaning. out of nets"):
+    with pytest.raises(RecipeError, match=r"names no encoder; add .embedder. .* or leave .meaning. out of nets"):
         decontaminate(pool(ITEM), benchmarks=benchmarks(ITEM), nets=("meaning",))

@@ -190,7 +190,7 @@ def test_what_a_recipe_gets_wrong_about_benchmarks_is_named(recipe: Make, exam: 
         resolved(benchmarks=table(exam), select=[{**LOOK, "benchmarks": 3}])
     with pytest.raises(RecipeError, match="short_ngram"):
         resolved(benchmarks=table(exam), filters=[{"use": "contaminated", "ngram": 2}])
-    with pytest.raises(RecipeError, match="names no encoder; add .embedder. .* or leave .meaning. out of nets"):
+    with pytest.raises(RecipeError, match=r"names no encoder; add .embedder. .* or leave .meaning. out of nets"):
         resolved(benchmarks=table(exam), select=[{**LOOK, "nets": ["meaning"]}])
 
 
