@@ -105,11 +105,22 @@ def server() -> Iterator[tuple[SyncPrefectClient, str]]:
     with temporary_settings(quick), get_client(sync_client=True) as probe:
         if (error := probe.api_healthcheck()) is not None:
             raise RecipeError(f"no Prefect server answers at {url} ({type(error).__name__}: {error}); {START}")
+        _check_version(probe, url)
     with get_client(sync_client=True) as client:
         try:
             yield client, url
         except HTTPError as error:
             raise RecipeError(f"the Prefect server at {url} refused: {error}") from error
+
+
+def _check_version(client: SyncPrefectClient, url: str) -> None:
+    """A server gives its page for any address, with 200 for what is its health and what is not; its version it gives as JSON."""
+    try:
+        client.api_version()
+    except (ValueError, HTTPError):
+        raise RecipeError(
+            f"what answers at {url} is not the API of a Prefect server; its address ends in /api, such as http://127.0.0.1:4200/api"
+        ) from None
 
 
 def _pool_there_or_made(client: SyncPrefectClient, name: str) -> bool:

@@ -18,6 +18,8 @@ def nightly(
     to: str = "",
     public: bool = False,
     gpu_limit: str = "auto",
+    workers: int = 0,
+    scheduler: str = "",
 ) -> dict[str, Any]:
     """Build, curate and publish; returns what each of them said, by its name.
 
@@ -30,8 +32,10 @@ def nightly(
         to: A folder, or a URL that fsspec takes, instead of the Hub.
         public: Whether the repository is one that everybody may read.
         gpu_limit: As in the flow `build`.
+        workers: As in the flow `build`; for curating, too.
+        scheduler: As in the flow `build`; for curating, too.
     """
-    said = {"build": step(make)(recipe, store, overrides or [], gpu_limit)}
+    said = {"build": step(make)(recipe, store, overrides or [], gpu_limit, workers, scheduler)}
     last = said["build"]
     if not last["complete"]:
         run_logger().warning(
@@ -39,7 +43,7 @@ def nightly(
         )
         return said
     if curate:
-        last = said["curate"] = step(make)(curate, store, [], gpu_limit, given=True)
+        last = said["curate"] = step(make)(curate, store, [], gpu_limit, workers, scheduler, given=True)
     if repo or to:
         said["publish"] = step(send)(f"{last['name']}@{last['version']}", store, repo, to, public=public)
     return said

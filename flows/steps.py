@@ -7,6 +7,7 @@ by Prefect and no result is pickled: to run a task again is to run its build aga
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,13 +18,16 @@ from prefect.client.schemas.objects import State, TaskRun
 from tracemill.flows.gpus import gpus_of, token
 from tracemill.flows.logs import in_a_run, run_logger
 from tracemill.flows.view import built_in_view
+from tracemill.pipelines.brake import Brake
 from tracemill.pipelines.build import Built, build
+from tracemill.pipelines.cluster import cluster
 from tracemill.pipelines.hub import publish_to_hub
-from tracemill.pipelines.progress import Lines, ProgressFile, Several
+from tracemill.pipelines.progress import Lines, ProgressFile, Report, Several
 from tracemill.pipelines.publish import publish_to, published_lines
 from tracemill.pipelines.shipped import read_recipe
 from tracemill.pipelines.store import Store
-from tracemill.schemas.errors import EngineLost, HubLost, RecipeError
+from tracemill.pipelines.workers import spread
+from tracemill.schemas.errors import EngineLost, HubLost, RecipeError, SegmentsLost, WorkersLost
 from tracemill.schemas.recipe import Recipe
 
 T = TypeVar("T")
@@ -34,7 +38,7 @@ WAITS = [60, 300, 900]
 def comes_back(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     """Whether a failure may pass by itself: exit code 3. A wrong recipe or a broken promise waits for a person."""
     del task, run
-    return isinstance(state.data, EngineLost | HubLost)
+    return isinstance(state.data, EngineLost | HubLost | SegmentsLost | WorkersLost)
 
 
 @task(
@@ -47,13 +51,23 @@ def comes_back(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     persist_result=False,
     result_serializer="json",
 )
-def make(recipe: str, store: str, overrides: Sequence[str], gpu_limit: str, *, given: bool = False) -> dict[str, Any]:
+def make(
+    recipe: str,
+    store: str,
+    overrides: Sequence[str],
+    gpu_limit: str,
+    workers: int = 0,
+    scheduler: str = "",
+    *,
+    given: bool = False,
+) -> dict[str, Any]:
     """Make the recipe's version, or go on with it."""
     place = opened(store)
     read = read_recipe(recipe, overrides)
+    made = Making(read, place, recipe, workers, scheduler, given=given)
     try:
-        with token(gpu_limit, gpus_of(read), run_logger()):
-            return _built(read, place, given=given).summary()
+        with token(gpu_limit, made.gpus_here(), run_logger()):
+            return _built(read.name, place, made).summary()
     except EngineLost as error:
         raise EngineLost(f"{error}; what was sampled is kept: run this flow again, and it goes on") from error
 
@@ -104,8 +118,33 @@ def opened(store: str) -> Store:
     return Store(root)
 
 
-def _built(recipe: Recipe, store: Store, *, given: bool) -> Built:
-    file = ProgressFile(store.work_folder(recipe.name))
+@dataclass(frozen=True, slots=True)
+class Making:
+    """How a version is made: by this process, or by `workers` processes of this machine or the workers of a Dask scheduler."""
+
+    recipe: Recipe
+    store: Store
+    called: str
+    workers: int
+    scheduler: str
+    given: bool
+
+    def __call__(self, report: Report, brake: Brake | None = None) -> Built:
+        if not (self.workers or self.scheduler):
+            return build(self.recipe, self.store, given=self.given, report=report, brake=brake)
+        where: dict[str, Any] = {"workers": self.workers, "scheduler": self.scheduler or None}
+        if not self.given:
+            return spread(self.recipe, self.store, called=self.called, report=report, brake=brake, **where)
+        with cluster(**where) as client:
+            return build(self.recipe, self.store, given=True, report=report, brake=brake, client=client)
+
+    def gpus_here(self) -> int:
+        """GPUs that are taken on this machine: one engine's, one's for each worker, or none where a scheduler gives them out."""
+        return 0 if self.scheduler else gpus_of(self.recipe) * max(1, self.workers)
+
+
+def _built(name: str, store: Store, making: Making) -> Built:
+    file = ProgressFile(store.work_folder(name))
     if in_a_run():
-        return built_in_view(recipe, store, file, run_logger(), given=given)
-    return build(recipe, store, given=given, report=Several([file, Lines(sys.stderr)]))
+        return built_in_view(name, making, file, run_logger())
+    return making(Several([file, Lines(sys.stderr)]))

@@ -24,16 +24,16 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from tracemill.flows.logs import Logger, LogLines
 from tracemill.pipelines.brake import Brake
-from tracemill.pipelines.build import Built, build
+from tracemill.pipelines.build import Built
 from tracemill.pipelines.lineage import shown_accuracy
 from tracemill.pipelines.progress import Report, Several, line
 from tracemill.pipelines.screens import built_lines
-from tracemill.pipelines.store import Store
 from tracemill.pipelines.summaries import shown_summary
-from tracemill.pipelines.synthesize import Tally
+from tracemill.pipelines.tally import Tally
 from tracemill.schemas.errors import Interrupted
-from tracemill.schemas.recipe import Recipe
 
+Build = Callable[[Report, Brake], Built]
+"""Makes a version: says how far it is, and stops where the brake is pulled."""
 EVERY = 5.0
 """Seconds between two looks at a build, however many problems it has."""
 AGAIN = 60.0
@@ -44,10 +44,10 @@ ROWS = 200
 """So many rows of a table are shown; the version has them all."""
 
 
-def built_in_view(recipe: Recipe, store: Store, file: Report, logger: Logger, *, given: bool) -> Built:
-    """Build the recipe, shown in the flow run that this is part of; a cancelled run drains before it ends."""
-    job = Job(recipe, store, file, logger, given=given)
-    view = View(recipe.name, logger)
+def built_in_view(name: str, build: Build, file: Report, logger: Logger) -> Built:
+    """Build the dataset `name`, shown in the flow run that this is part of; a cancelled run drains before it ends."""
+    job = Job(build, file, logger)
+    view = View(name, logger)
     job.start()
     try:
         while not job.ended(EVERY):
@@ -66,7 +66,7 @@ def built_in_view(recipe: Recipe, store: Store, file: Report, logger: Logger, *,
 class Job(Report):
     """A build in a thread, and how far it is."""
 
-    def __init__(self, recipe: Recipe, store: Store, file: Report, logger: Logger, *, given: bool) -> None:
+    def __init__(self, build: Build, file: Report, logger: Logger) -> None:
         self._brake = Brake()
         self._over = threading.Event()
         self._built: Built | None = None
@@ -76,7 +76,7 @@ class Job(Report):
 
         def run() -> None:
             try:
-                self._built = build(recipe, store, given=given, report=report, brake=self._brake)
+                self._built = build(report, self._brake)
             except BaseException as error:  # noqa: BLE001 - raised again by `result`, in the thread that asked
                 self._error = error
             finally:

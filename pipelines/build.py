@@ -35,7 +35,8 @@ from tracemill.pipelines.spool import Spool
 from tracemill.pipelines.staging import Staged, stage
 from tracemill.pipelines.store import Dataset, Store, parse_ref
 from tracemill.pipelines.summaries import plain_summary, summary_of
-from tracemill.pipelines.synthesize import Tally, synthesize, too_many
+from tracemill.pipelines.synthesize import synthesize
+from tracemill.pipelines.tally import Tally, too_many
 from tracemill.schemas.errors import CountsDiffer, Interrupted, RecipeError, TooManyFailures
 from tracemill.schemas.recipe import Recipe
 from tracemill.schemas.rows import Problem, draw

@@ -176,6 +176,7 @@ def replay(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Draw samples of a version anew on an engine, and say how many come out the same; the journal stays as it is."""
+    from tracemill.pipelines.dataset import reading
     from tracemill.pipelines.diff_screens import as_json as whole
     from tracemill.pipelines.replay import replay as replayed
     from tracemill.pipelines.replays import replay_lines
@@ -183,9 +184,9 @@ def replay(
     with _errors(as_json=as_json):
         place = _store(store)
         dataset = place.hold(place.open(ref))
-        facts = replayed(
-            dataset, place, _recipe(recipe or str(dataset.path / "recipe.toml"), overrides), sample=sample, seed=seed
-        )
+        with reading(dataset):
+            read = _recipe(recipe or str(dataset.path / "recipe.toml"), overrides)
+            facts = replayed(dataset, place, read, sample=sample, seed=seed)
         for line in [whole(facts)] if as_json else replay_lines(facts):
             print(line)
         exact = facts["all"]["exact"]
@@ -240,13 +241,16 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, with whole texts.")] = False,
 ) -> None:
     """Tell the life of a row: its source, what was drawn, what became of each trace and why, and where it stands now."""
+    from tracemill.pipelines.dataset import reading
     from tracemill.pipelines.diff_screens import as_json as whole
     from tracemill.pipelines.explain import explain as explained
     from tracemill.pipelines.explain_screens import explain_lines
 
     with _errors(as_json=as_json):
         place = _store(store, read_only=True)
-        life = explained(place.hold(place.open(ref)), row)
+        dataset = place.hold(place.open(ref))
+        with reading(dataset):
+            life = explained(dataset, row)
         for line in [whole(life)] if as_json else explain_lines(life):
             print(line)
 
@@ -263,13 +267,16 @@ def diff(
     n: Annotated[int, typer.Option("-n", min=0, help="Examples of added, removed and changed rows to show.")] = 10,
 ) -> None:
     """Compare two versions: rows added, removed and changed, why, and what shifted in length, difficulty and correctness."""
+    from tracemill.pipelines.dataset import reading
     from tracemill.pipelines.diff import diff as compared
     from tracemill.pipelines.diff_screens import as_json as whole
     from tracemill.pipelines.diff_screens import diff_lines, write_page
 
     with _errors(as_json=as_json):
         place = _store(store, read_only=True)
-        facts = compared(place.hold(place.open(a)), place.hold(place.open(b)), examples=n)
+        one, other = place.hold(place.open(a)), place.hold(place.open(b))
+        with reading(one, other):
+            facts = compared(one, other, examples=n)
         if html is not None:
             write_page(facts, html)
         for line in [whole(facts)] if as_json else diff_lines(facts):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tracemill.pipelines.cli_base import STORE, RecipeArgument, SetOption, StoreOption, errors, opened_store
+from tracemill.pipelines.cli_shards import SchedulerOption, WorkersOption
 from tracemill.schemas.errors import LockHeld, RecipeError
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ def schedule(
     pool: Annotated[
         str, typer.Option("--pool", metavar="POOL", help="A work pool of type process; made if need be.")
     ] = "tracemill",
+    workers: WorkersOption = None,
+    scheduler: SchedulerOption = None,
     pause: Annotated[bool, typer.Option("--pause", help="Keep the schedule, but start nothing by it.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Take the deployment away instead.")] = False,
 ) -> None:
@@ -58,7 +61,7 @@ def schedule(
             print(f"removed   nightly/{name or read.name} from {deploy.remove(name or read.name)}")
             return
         place = opened_store(store)
-        _resolve(read, place, curate)
+        _resolve(read, place, curate, spread=workers is not None or scheduler is not None)
         if repo and to:
             raise RecipeError(f"publish to one place: --publish {repo} or --to {to}")
         parameters = {
@@ -69,6 +72,8 @@ def schedule(
             "repo": repo or "",
             "to": _absolute(to) if to else "",
             "public": public,
+            "workers": workers or 0,
+            "scheduler": scheduler or "",
         }
         done = deploy.deploy(
             name or read.name,
@@ -105,16 +110,19 @@ def _read(recipe: str, overrides: list[str] | None) -> Recipe:
     return read_recipe(recipe, overrides or ())
 
 
-def _resolve(recipe: Recipe, store: Store, curate: str | None) -> None:
+def _resolve(recipe: Recipe, store: Store, curate: str | None, *, spread: bool) -> None:
     """Find what is wrong now and not at night. Servers may be down until then, and what is to be curated does not exist yet."""
     from tracemill.pipelines.plan import resolve
     from tracemill.pipelines.preview import check
+    from tracemill.pipelines.shards import check_shards
 
     try:
         for _ in check(recipe, store, reach=False):
             pass
     except LockHeld:
         pass  # a build of it is running just now, so all of it was found
+    if spread:
+        check_shards(recipe)
     if curate is not None:
         resolve(_read(curate, None), given=True, runtime=store.engines_folder, vectors=store.vectors_folder)
 

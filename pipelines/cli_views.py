@@ -31,6 +31,8 @@ def show(
     chosen: FormatOption = None,
 ) -> None:
     """Show what a version holds, what was turned down and why, and how often the model was right."""
+    from tracemill.pipelines.dataset import reading
+
     with errors():
         dataset = opened_store(store, read_only=True).open(ref)
         if to is None:
@@ -41,8 +43,9 @@ def show(
             from tracemill.pipelines.templated import preview_lines
 
             lines = preview_lines(dataset, to, n=n, tokenizer=tokenizer, **_options(chosen))
-        for line in lines:
-            print(line)
+        with reading(dataset):
+            for line in lines:
+                print(line)
 
 
 def export(
@@ -62,6 +65,7 @@ def export(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the folder.")] = False,
 ) -> None:
     """Write a version in the format of a trainer."""
+    from tracemill.pipelines.dataset import reading
     from tracemill.pipelines.export import export as exported
     from tracemill.pipelines.templated import export_lines
 
@@ -70,9 +74,10 @@ def export(
         place = opened_store(store, read_only=True)
         version = place.hold(place.open(ref))
         version.manifest()  # one of a newer release is refused before anything is written
-        print(folder := exported(version.path, to, out, **options))
-        for line in () if quiet else export_lines(version, to, folder, tokenizer=tokenizer, **options):
-            print(line)
+        with reading(version):
+            print(folder := exported(version.path, to, out, **options))
+            for line in () if quiet else export_lines(version, to, folder, tokenizer=tokenizer, **options):
+                print(line)
 
 
 def _options(chosen: list[str] | None) -> dict[str, Any]:

@@ -34,6 +34,7 @@ def cluster(workers: int = 0, scheduler: str | None = None) -> Iterator[Client]:
         raise RecipeError(
             f"--workers {workers}: give a number of processes, 1 or more, or the address of a --scheduler"
         )
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # the driver tells what matters
     with _joined(scheduler, workers) if scheduler is not None else _started(workers) as client:
         yield client
 

@@ -2,12 +2,14 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 
 from tracemill.schemas.errors import LawBroken, RecipeError
 from tracemill.schemas.recipe import NAME, suggest
@@ -76,6 +78,27 @@ class Dataset:
             if not file.resolve().is_relative_to(self.path.resolve()):
                 raise LawBroken(f"{self}: the manifest points out of the version, to {file}; it is not one of ours")
         return files
+
+
+@contextmanager
+def reading(*datasets: Dataset) -> Iterator[None]:
+    """Where a file of these versions is gone or cannot be read: LawBroken, with the command that says which and what to do."""
+    try:
+        yield
+    except (FileNotFoundError, RecipeError, pl.exceptions.ComputeError, pa.ArrowInvalid) as error:
+        gone = [
+            file
+            for dataset in datasets
+            for table in dataset.tables()
+            for file in dataset.files(table)
+            if not file.exists()
+        ]
+        if not gone and isinstance(error, (FileNotFoundError, RecipeError)):
+            raise  # of something else
+        names = list(dict.fromkeys(map(str, datasets)))
+        said = f"{gone[0]} is missing" if gone else f"a file cannot be read ({str(error).splitlines()[0]})"
+        checks = " or ".join(f"`tracemill fsck {name}`" for name in names)
+        raise LawBroken(f"{' or '.join(names)}: {said}; {checks} says what is wrong and what to do") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

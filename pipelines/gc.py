@@ -229,4 +229,5 @@ def gc_lines(report: Report) -> Iterator[str]:
     for line in report.kept:
         yield f"kept  {line}"
     number = f"{len(report.removed):,} things" if report.removed else "nothing"
-    yield f"{'would free' if report.dry_run else 'freed'} {report.bytes:,} bytes, {number} removed"
+    freed, removed = ("would free", "to remove") if report.dry_run else ("freed", "removed")
+    yield f"{freed} {report.bytes:,} bytes, {number} {removed}"

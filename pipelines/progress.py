@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from tracemill.pipelines.build import Built
-    from tracemill.pipelines.synthesize import Tally
+    from tracemill.pipelines.tally import Tally
 
 
 class Report:

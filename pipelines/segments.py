@@ -270,6 +270,13 @@ def open_segments(recipe: Recipe, folder: Path, shard: tuple[int, int] | None = 
     return Segments(urls[0], folder, every=min(table.ship_every for table in tables), shard=shard)
 
 
+def sent_names(folder: Path) -> Iterator[str]:
+    """The names under which machines sealed what lies here, that also which came from elsewhere and is merged by now."""
+    for path, leaves in _leaves(folder):
+        yield path.stem
+        yield from (name.removesuffix(SUFFIX) for name in leaves)
+
+
 def _leaves(folder: Path) -> Iterable[tuple[Path, list[str]]]:
     """The sealed segments here, each with the names of those that it was made of, or its own."""
     for path in sealed_segments(folder):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tracemill.pipelines.segments import OF_SHARD
+from tracemill.pipelines.segments import OF_SHARD, sent_names
 from tracemill.schemas.errors import LockHeld, RecipeError, ShardsMissing
 
 if TYPE_CHECKING:
@@ -162,22 +162,18 @@ def refuse_missing(spool: "Spool", work: Path, journal: Path, recipe: str) -> No
     lines = [f"  shard {shard}/{of}: {count:,} of {total:,} problems" for shard, (count, total) in lacking.items()]
     more = [f"  and {len(lines) - 20:,} more shards"] if len(lines) > 20 else []
     names = " ".join(str(shard) for shard in lacking)
-    again = f"tracemill build {recipe} --shard i/{of}, with i in {names}" if of > 1 else f"tracemill build {recipe}"
-    raise ShardsMissing(
-        "\n".join(
-            [
-                f"{problems:,} of {spool.count_problems():,} problems have no outcome yet; nothing is committed",
-                *lines[:20],
-                *more,
-                f"run: {again}; then gather again",
-            ]
-        )
-    )
+    told = [f"{problems:,} of {spool.count_problems():,} problems have no outcome yet; nothing is committed"]
+    if of > 1:
+        told += [*lines[:20], *more]
+        told += [f"run: tracemill build {recipe} --shard i/{of}, with i in {names}; then gather again"]
+    else:
+        told += [f"  no shards have run, neither here nor where segments are shared; run: tracemill build {recipe}"]
+    raise ShardsMissing("\n".join(told))
 
 
 def _last_number(work: Path, journal: Path) -> int:
     """How many shards there were when a shard last ran, by what lies here and by the names of segments from elsewhere."""
     here = [(shard.folder(work).stat().st_mtime_ns, shard.of) for shard, _ in shards_here(work)]
-    marked = [(path.stem[:20], OF_SHARD.search(path.stem)) for path in journal.glob("*.sqlite")]
+    marked = [(name[:20], OF_SHARD.search(name)) for name in sent_names(journal)]
     there = [(int(born), int(found[2])) for born, found in marked if found and born.isdigit()]
     return max([*here, *there], default=(0, 1))[1]

@@ -21,12 +21,12 @@ from tracemill.pipelines.build import (
     refuse_if_interrupted,
     synthesized,
 )
-from tracemill.pipelines.plan import Plan, resolve
+from tracemill.pipelines.plan import resolve
 from tracemill.pipelines.progress import Report
 from tracemill.pipelines.shard_work import Shard, alone_with_problems, locked_shard
 from tracemill.pipelines.spool import Spool
 from tracemill.pipelines.store import Store
-from tracemill.pipelines.synthesize import Tally
+from tracemill.pipelines.tally import Tally
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import Recipe
 from tracemill.synth.backends.scripted import Reply
@@ -87,7 +87,7 @@ def build_shard(
     """
     report = report or Report()
     plan = resolve(recipe, runtime=store.engines_folder, vectors=store.vectors_folder, reply=reply)
-    check_shards(plan)
+    check_shards(recipe)
     work = store.work_folder(recipe.name)
     with locked_shard(work, recipe.name, shard, patience) as place:
         report.step("reading problems")
@@ -120,9 +120,9 @@ def gather(
     return build(recipe, store, gather=called or recipe.name, reply=reply, report=report, client=client, brake=brake)
 
 
-def check_shards(plan: Plan) -> None:
+def check_shards(recipe: Recipe) -> None:
     """A budget cuts the admitted problems where their tokens or rows add up to it, and a shard knows its own only."""
-    limits = plan.recipe.budget.model_dump(exclude_none=True)
+    limits = recipe.budget.model_dump(exclude_none=True)
     if limits:
         raise RecipeError(
             f"budget.{min(limits)}: a budget is cut after the first problems that reach it, and a shard does not know what the "

@@ -26,7 +26,8 @@ from tracemill.pipelines.plan import Plan, code_hash, resolve
 from tracemill.pipelines.reasons import differences
 from tracemill.pipelines.sources import source_hash, source_key
 from tracemill.pipelines.store import Store
-from tracemill.pipelines.synthesize import Run, Tally
+from tracemill.pipelines.synthesize import Run
+from tracemill.pipelines.tally import Tally
 from tracemill.schemas.errors import DiskFull, EngineLost, LawBroken, RecipeError
 from tracemill.schemas.recipe import Recipe
 from tracemill.schemas.request import Capability, Completion, Request, TokenScores
@@ -342,7 +343,8 @@ def _since(plan: Plan, store: Store) -> dict[str, Any] | None:
     """What the recipe, the plug-ins and the code have that the newest version of the dataset had not."""
     try:
         version = store.open(plan.recipe.name)
-    except RecipeError:
+        manifest = version.manifest()
+    except (RecipeError, LawBroken):  # none, or none that this release can read
         return None
     hashes = [source_hash(source, resolve=resolver(store)) for source in plan.recipe.source]
     now = {
@@ -351,12 +353,12 @@ def _since(plan: Plan, store: Store) -> dict[str, Any] | None:
         "verifier": plan.verifier_facts,
         "code": code_hash(),
     }
-    return {"version": str(version), "differs": differences(version.manifest(), now)}
+    return {"version": str(version), "differs": differences(manifest, now)}
 
 
 def _rate(plan: Plan, store: Store, tokens: Mapping[str, int | None]) -> dict[str, Any] | None:
     """What the tokens take at the rate of the newest build of this dataset that sampled; null where none is recorded."""
-    made = [summary for summary in store.list() if summary.name == plan.recipe.name]
+    made = [summary for summary in store.list() if summary.name == plan.recipe.name and not summary.damage]
     for summary in sorted(made, key=lambda s: s.created, reverse=True):
         version = store.open(f"{summary.name}@{summary.version}")
         if rate := version.manifest().get("rate"):

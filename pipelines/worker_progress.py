@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tracemill.pipelines.progress import span
-from tracemill.pipelines.synthesize import Tally
+from tracemill.pipelines.tally import Tally
 
 NAMES = ("step", "problems", "done", "failed", "samples_new", "samples_replayed", "tokens_per_second", "longest_open")
 """What `tracemill status` tells of a shard that runs."""

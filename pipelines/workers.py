@@ -29,7 +29,7 @@ from tracemill.pipelines.shard_work import Shard, alone_with_problems
 from tracemill.pipelines.shards import check_shards, gather
 from tracemill.pipelines.spool import Spool
 from tracemill.pipelines.store import Store
-from tracemill.pipelines.synthesize import Tally
+from tracemill.pipelines.tally import Tally
 from tracemill.pipelines.toml import to_toml
 from tracemill.pipelines.worker_progress import add_up, stragglers
 from tracemill.pipelines.worker_shard import Ended, Job, devices, look, pulse, run_shard
@@ -77,7 +77,7 @@ def spread(
     """
     report = report or Report()
     plan = resolve(recipe, runtime=store.engines_folder, vectors=store.vectors_folder)
-    check_shards(plan)
+    check_shards(recipe)
     work = store.work_folder(recipe.name)
     with _the_only_driver(work, recipe.name):
         with alone_with_problems(work), Spool(work / "spool.sqlite") as spool:

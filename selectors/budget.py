@@ -10,6 +10,15 @@ from tracemill.selectors.shares import greedy_fills, place, require, verdict
 
 REACH = "table"
 NEEDS = ("id", "n_tokens")
+MEANING = {
+    "budgets.budget": "Whose budget: its group as JSON text.",
+    "budgets.rows": "Rows of it.",
+    "budgets.taken": "How many were taken.",
+    "budgets.tokens": "The budget.",
+    "budgets.used": "Tokens of the rows that were taken.",
+    "budgets.left": "Tokens that are left.",
+}
+"""What the columns of its table mean, for cards."""
 
 _GROUP, _PLACE, _KNOWN, _RUN, _TAKEN = (
     "_budget_group",

@@ -16,6 +16,23 @@ from tracemill.selectors.shares import place_by, ratio, require, verdict
 REACH = "group"
 GROUP = ("problem_id",)
 NEEDS = ("id", "problem_id", "answer", "gold", "correct", "n_tokens")
+MEANING = {
+    "weight": "The trace's share of its problem's vote.",
+    "answer_mass": "The share of its answer.",
+    "votes.n": "Traces of the problem.",
+    "votes.n_answers": "Different answers among them.",
+    "votes.T": "The temperature of the weights.",
+    "votes.vote": "`confidence`, or `majority` where no trace that votes has one.",
+    "votes.masses": "The answers with their traces and their share of the vote, the winner first.",
+    "votes.sc_answer": "The answer that most traces gave.",
+    "votes.gold": "The reference answer; null where the source has none.",
+    "votes.sc_correct": "Whether that is right; null means undecided.",
+    "votes.cisc_answer": "The answer with the largest share.",
+    "votes.cisc_correct": "Whether that is right; null means undecided.",
+    "votes.wqd_pairs": "Pairs of a right and a wrong trace of the problem.",
+    "votes.wqd_halves": "Those in which the right one is the more confident, in halves: a tie counts one, a win two.",
+}
+"""What its columns mean, for cards."""
 
 UNIT = 1_000_000
 """The weight of a problem's most confident trace before the weights are made to add up to one. Coarse on purpose: the last bits of

@@ -31,6 +31,15 @@ from tracemill.selectors.shares import (
 
 REACH = "table"
 NEEDS = ("id",)
+MEANING = {
+    "shortfall.target": "`rows`, `histogram`, `median_length` or `mean_length`.",
+    "shortfall.value": "The value of the histogram.",
+    "shortfall.wanted": "What was wanted of it.",
+    "shortfall.got": "What was taken.",
+    "shortfall.available": "What there was.",
+    "shortfall.short": "What lacks: 0 where the target is met, below 0 where more than wanted filled up.",
+}
+"""What the columns of its table mean, for cards."""
 
 RANGE = ".."
 WHOLE = "all"

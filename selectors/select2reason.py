@@ -28,6 +28,22 @@ from tracemill.selectors.shares import (
 
 REACH = "table"
 NEEDS = ("id", "n_tokens", "reasoning", "content", "correct", "problem_id")
+MEANING = {
+    "d": "Difficulty, larger is harder; null where there is none.",
+    "d_method": "Where the difficulty comes from.",
+    "p1": "The judge's probability that the problem is hard; null without a judge.",
+    "p0": "Its probability that it is not.",
+    "len_raw": "Length of the whole output.",
+    "len_dedup": "Length without later copies of a step.",
+    "dup_ratio": "The share of the copies.",
+    "n_rethink_words": "How often it says wait, alternatively, maybe or however.",
+    "rank_d": "Average rank by difficulty; 1 is the hardest.",
+    "rank_l": "Average rank by length; 1 is the longest.",
+    "rank_j": "Both ranks joined.",
+    "place": "1 for the first: a smaller share of the same pool is the rows up to a smaller place.",
+    "flags": "`no_difficulty`, `no_thinking_part`, `unknown_length`, `mixed_tokenizers`, as they apply.",
+}
+"""What its columns mean, for cards."""
 
 # arXiv:2505.17266, the joint ranker's best weight and the headline's share of the pool
 W = 0.25

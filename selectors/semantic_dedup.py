@@ -22,6 +22,21 @@ from tracemill.selectors.shares import place
 
 REACH = "table"
 NEEDS = ("id", "reasoning", "content", "n_tokens")
+MEANING = {
+    "embedded_share": "The share of the text's tokens that the encoder read.",
+    "vector_flag": "`no_text`, `zero_vector` or `not_finite` where the row has no direction to compare.",
+    "duplicates.removed_by": "The row that was taken in its place.",
+    "duplicates.similarity": "Their cosine.",
+    "duplicates.identical": "Whether both have the very same vector.",
+    "duplicates.component": "The smallest id of all rows that chains of near pairs join.",
+    "components.component": "The smallest id of all rows that chains of near pairs join.",
+    "components.selected": "Whether the row was taken.",
+    "components.size": "Rows of the component.",
+    "near_pairs.near_id": "A row that is near it.",
+    "near_pairs.similarity": "Their cosine.",
+    "near_pairs.identical": "Whether both have the very same vector.",
+}
+"""What its columns mean, for cards."""
 
 THRESHOLD = 0.9
 SHOWN = 6

@@ -18,6 +18,24 @@ from tracemill.selectors.near import cosines
 
 REACH = "table"
 NEEDS = ("id", "reasoning", "content")
+MEANING = {
+    "embedded_share": "The share of the text's tokens that the encoder read.",
+    "vector_flag": "`no_text`, `zero_vector` or `not_finite` where the row has no direction to compare.",
+    "cluster_id": "The cluster that the row is in.",
+    "dist_to_centroid": "One less the cosine with the centre of its cluster.",
+    "max_sim_to_earlier": "The largest cosine with a row of its cluster that comes before it.",
+    "semdedup.order": "Its place in its cluster: earlier rows are kept.",
+    "semdedup.nearest_earlier_id": "The row before it that is most like it.",
+    "semdedup.removed": "Whether it was removed as a near duplicate of that one.",
+    "semdedup.eps": "Rows nearer than this are near duplicates.",
+    "semdedup.keep_rule": "Which rows come first: `hard` (far from the centre), `easy` or `random`.",
+    "sweep.eps": "A distance below which rows would be near duplicates.",
+    "sweep.kept": "Rows that it would keep.",
+    "sweep.pool": "Of so many.",
+    "sweep.share": "The share.",
+}
+MEANING |= {f"semdedup.{name}": MEANING[name] for name in ("cluster_id", "dist_to_centroid", "max_sim_to_earlier")}
+"""What its columns mean, for cards."""
 
 # the released code: 100 iterations, seed 1234, 50,000 clusters for 440 million rows
 ITERATIONS = 100

@@ -9,6 +9,13 @@ from tracemill.selectors.shares import amount, check_amount, place, require, spr
 
 REACH = "table"
 NEEDS = ("id",)
+MEANING = {
+    "strata.stratum": "A value of the columns, as JSON text.",
+    "strata.rows": "Rows of it.",
+    "strata.wanted": "How many of them were wanted.",
+    "strata.taken": "How many were taken.",
+}
+"""What the columns of its table mean, for cards."""
 
 _PLACE, _RANK, _QUOTA, _ROWS = ("_strata_place", "_strata_rank", "_strata_quota", "_strata_rows")
 

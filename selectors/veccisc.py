@@ -27,6 +27,21 @@ PolarsType = pl.DataType | type[pl.DataType]
 REACH = "group"
 GROUP = ("problem_id",)
 NEEDS = ("id", "problem_id", "reasoning", "content", "answer", "gold", "n_tokens", "finish_reason")
+MEANING = {
+    "embedded_share": "The share of the text's tokens that the encoder read.",
+    "vector_flag": "`no_text`, `zero_vector` or `not_finite` where the row has no direction to compare.",
+    "answer_norm": "The answer as it was compared.",
+    "cluster_id": "The cluster of like traces with this answer.",
+    "is_representative": "Whether it speaks for its cluster.",
+    "cos_to_centroid": "Cosine with the centre of its cluster.",
+    "cluster_size": "Traces of the cluster.",
+    "represented_by": "The trace that speaks for it.",
+    "drop_reason": "`no_answer`, `truncated`, `degenerate`, `duplicate_exact` or `not_representative`.",
+    "critic_conf": "The critic's confidence in it.",
+    "weight": "Its share of its problem's vote.",
+    "embedder_id": "The encoder of the vectors.",
+}
+"""What its columns mean, for cards."""
 
 # Not stated in the paper; our defaults
 FEWEST_TOKENS = 16

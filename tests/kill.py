@@ -27,12 +27,12 @@ class Ordeal:
 
     recipe: Path
     store: Path
-    options: tuple[str, ...] = ()
-    """Further options of the command."""
     asked: Path | None = None
     """Where the scripted model writes the keys it is asked, a line each."""
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
     kills: int = 0
+    options: tuple[str, ...] = ()
+    """Further options of the command."""
 
     def finish(self, store: Path | None = None) -> Mapping[str, Any]:
         """Run to the end; the JSON summary."""

@@ -653,3 +653,29 @@ def test_an_answer_that_no_trace_of_a_problem_has_breaks_no_budget(desk: Desk):
     steps = '[[filters]]\nuse = "characters"\ncolumn = "answer"\nat_most = 9\n[budget]\naccepted_rows = 3\n'
     desk.recipe(edited('kind = "s', 'script = "./mine.py:silent"\nkind = "s') + steps)
     assert desk.built()["rows"] == 0
+
+
+@pytest.mark.parametrize("harm", ["missing", "damaged"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "explain sums p0",
+        "diff sums sums@{other}",
+        "diff sums@{other} sums",
+        "show sums --as trl-sft",
+        "export sums --to trl-sft --out {out}",
+    ],
+)
+def test_a_version_that_cannot_be_read_is_named_with_the_command_that_says_more(desk: Desk, command: str, harm: str):
+    other = desk.built("--set", "synth.n=1")["version"]
+    now = desk.built()
+    rows, out = Path(now["path"]) / "rows" / "part-00000.parquet", desk.folder / "out"
+    data = rows.read_bytes()
+    rows.unlink()
+    if harm == "damaged":
+        rows.write_bytes(data[:4] + bytes(byte ^ 255 for byte in data[4:]))
+    name, *more = command.format(other=other, out=out).split()
+    done = desk.run(name, *more, recipe=False)
+    assert (done.exit_code, type(done.exception)) == (4, SystemExit), done.output
+    assert f"`tracemill fsck sums@{now['version']}`" in done.stderr
+    assert not out.exists()

@@ -1,5 +1,6 @@
 """A version from its card alone: what the card says to type makes it again."""
 
+import importlib
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from tracemill.pipelines.catalog import find
 from tracemill.pipelines.store import Dataset, Store
 from tracemill.schemas.recipe import Recipe, Step, load_recipe
 from tracemill.schemas.tables import ROWS
+from tracemill.selectors.semdedup import MEMBER
 
 
 def copied(dataset: Dataset, to: Path) -> Path:
@@ -108,12 +110,42 @@ def test_only_what_a_version_holds_is_trained_on():
     assert "trl==1.13.0" in found
 
 
-@pytest.mark.parametrize("name", ["sample", "mixchain", "step_tree", "hints"])
+@pytest.mark.parametrize("name", ["sample", "mixchain", "step_tree", "hints", "petri_trace"])
 def test_every_column_of_a_method_is_explained_on_its_cards(name: str):
     method = find("synth", Step(use=name))
     own = pa.schema([(column, pa.string()) for column in method.about("COLUMNS", {})])
     for column, _, meaning in column_rows("traces", own, method.about("MEANING", {})):
         assert not meaning.startswith("Of the method"), f"{name}: nothing is said of {column}"
+
+
+@pytest.mark.parametrize(
+    ("use", "table", "columns"),
+    [
+        ("cisc", "rows", "weight answer_mass"),
+        ("cisc", "votes", "problem_id n n_answers T vote masses sc_answer sc_correct cisc_answer cisc_correct gold"),
+        ("cisc", "votes", "wqd_pairs wqd_halves"),
+        ("semdedup", "rows", "embedded_share vector_flag cluster_id dist_to_centroid max_sim_to_earlier"),
+        ("semdedup", "semdedup", " ".join(MEMBER)),
+        ("semdedup", "sweep", "eps kept pool share"),
+        ("semantic_dedup", "rows", "embedded_share vector_flag"),
+        ("semantic_dedup", "duplicates", "id removed_by similarity identical component"),
+        ("semantic_dedup", "components", "component id selected size"),
+        ("semantic_dedup", "near_pairs", "id near_id similarity identical"),
+        ("select2reason", "rows", "d d_method p1 p0 len_raw len_dedup dup_ratio n_rethink_words rank_d rank_l rank_j"),
+        ("select2reason", "rows", "place flags"),
+        ("veccisc", "rows", "embedded_share vector_flag answer_norm cluster_id is_representative cos_to_centroid"),
+        ("veccisc", "rows", "cluster_size represented_by drop_reason critic_conf weight embedder_id"),
+        ("stratified", "strata", "stratum rows wanted taken"),
+        ("budget", "budgets", "budget rows taken tokens used left"),
+        ("exact_target", "shortfall", "target value wanted got available short"),
+        ("length_dial", "pairs", "problem_id short_id long_id short_tokens long_tokens ratio accepted reason dial"),
+    ],
+)
+def test_every_column_of_a_selector_is_explained_on_its_cards(use: str, table: str, columns: str):
+    meaning = importlib.import_module(f"tracemill.selectors.{use}").MEANING
+    schema = pa.schema([(name, pa.string()) for name in columns.split()])
+    for column, _, told in column_rows(table, schema, meaning):
+        assert not told.startswith("Of the method"), f"{use}: nothing is said of {column}"
 
 
 def test_a_plug_in_explains_its_columns_and_those_of_its_tables():

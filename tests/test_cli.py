@@ -241,7 +241,7 @@ def test_a_store_tells_what_it_holds(tracemill: Run, recipe: str, tmp_path: Path
     for ref in ("sums", "sums@latest", name, f"sums@{summary['version'][:6]}"):
         assert tracemill("path", ref).stdout == f"{summary['path']}\n"
     shown = tracemill("show", "sums").stdout
-    for part in (name, "problems.jsonl: 20 problems, licence CC0-1.0", "scripted-solver", "L1:", "filter:correct"):
+    for part in (name, "problems.jsonl: 20 problems, licence CC0-1.0", "scripted-solver", "L2:", "filter:correct"):
         assert part in shown
     assert "done, 20 of 20 problems, 80 samples new, 0 replayed" in tracemill("status").stdout
     assert summary["version"] in tracemill("status", "sums").stdout

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from signal import SIGKILL
 from typing import Any
@@ -32,7 +33,7 @@ from tracemill.pipelines.progress import Report
 from tracemill.pipelines.screens import status_lines
 from tracemill.pipelines.shipped import read_recipe
 from tracemill.pipelines.store import Store
-from tracemill.pipelines.synthesize import Tally
+from tracemill.pipelines.tally import Tally
 from tracemill.schemas.errors import Interrupted
 from tracemill.schemas.recipe import parse_recipe
 
@@ -41,14 +42,25 @@ MIXCHAIN = ["engine.kind=scripted", "source.0.limit=20", "name=nights"]
 """`demo-mixchain` without a model."""
 SLOW = ["name=slow", "engine.args.latency=1.0", "engine.at_once=16"]
 """`demo-scripted` for 100 seconds."""
+TWO = """
+import json, sys
+from tracemill.flows.build import build
+
+if __name__ == "__main__":  # Dask's processes import this, too
+    print(json.dumps(build.fn("demo-scripted", sys.argv[1], sys.argv[2:], workers=2)))
+"""
 BARE = """
 import json, sys, threading
 from tracemill.flows.build import build
 from tracemill.flows.nightly import nightly
 
-store, out, curated = sys.argv[1:]
-said = [build.fn("demo-scripted", store)]
-thread = threading.Thread(target=lambda: said.append(nightly.fn("demo-scripted", store, curate=curated, to=out)))
+def nights():
+    said.append(nightly.fn("demo-scripted", store, few, curate=curated, to=out))
+
+
+store, out, curated, *few = sys.argv[1:]
+said = [build.fn("demo-scripted", store, few)]
+thread = threading.Thread(target=nights)
 thread.start()  # where no signal handler can be set
 thread.join()
 print(json.dumps(said))
@@ -100,19 +112,32 @@ def schedule(url: str | None, *arguments: str, code: int = 0) -> str:
 
 @pytest.mark.timeout(600)
 def test_bare_flows_make_the_versions_of_the_command_line_and_need_no_server(tmp_path: Path):
-    prefect = Prefect(tmp_path)
+    prefect, few = Prefect(tmp_path), ["source.0.limit=40"]
     prefect.environment |= {"PREFECT_API_URL": "http://127.0.0.1:9/api", "TRACEMILL_STORE": str(tmp_path / "unused")}
     (tmp_path / "curated.toml").write_text(CURATED)
-    out = prefect.run("-c", BARE, str(tmp_path / "store"), str(tmp_path / "out"), str(tmp_path / "curated.toml"))
+    out = prefect.run("-c", BARE, *(str(tmp_path / name) for name in ("store", "out", "curated.toml")), *few)
     built, nights = json.loads(out.splitlines()[-1])
     by_cli = json.loads(
-        prefect.tracemill("build", "demo-scripted", "--json", "--store", str(tmp_path / "cli")).splitlines()[-1]
+        prefect.tracemill(
+            *("build", "demo-scripted", "--json", "--store", str(tmp_path / "cli")), *overrides(few)
+        ).splitlines()[-1]
     )
     assert {**built, "path": ""} == {**by_cli, "path": ""}
     assert nights["build"] == {**built, "samples_new": 0, "samples_replayed": built["samples_new"], "tokens_new": 0}
     assert nights["curate"]["rows"] == built["rows"]
     assert Path(nights["publish"]["to"], "manifest.json").is_file()
     assert nights["publish"]["dataset"] == f"curated@{nights['curate']['version']}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_flow_spreads_a_build_over_workers_and_makes_the_version_of_one_process(tmp_path: Path):
+    prefect, few = Prefect(tmp_path), ["source.0.limit=40"]
+    (tmp_path / "two.py").write_text(TWO)
+    out = prefect.run(str(tmp_path / "two.py"), str(tmp_path / "store"), *few)
+    one = build(read_recipe("demo-scripted", few), Store(tmp_path / "one"))
+    assert {**json.loads(out.splitlines()[-1]), "path": ""} == {**one.summary(), "path": ""}
+    assert (tmp_path / "store" / ".work" / "demo-scripted" / "driver.lock").is_file()
 
 
 def test_what_stands_in_a_deployment_means_the_same_in_any_folder(
@@ -361,6 +386,7 @@ build("demo-scripted", sys.argv[1], ["name=going", "model.seed=2", "engine.args.
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_build_whose_server_is_killed_in_the_middle_goes_on_and_its_version_stands(prefect: Prefect):
     """The last of this file: the server is not there any more."""
@@ -389,6 +415,7 @@ def test_a_build_whose_server_is_killed_in_the_middle_goes_on_and_its_version_st
         (["--cron", "0 2 * * *", "--timezone", "Mars/Base"], None, "--timezone .*Europe/Berlin"),
         ([], None, 'say when: --cron "0 2'),
         (["--cron", "0 2 * * *", "--set", "synth.m=3"], None, "no option"),
+        (["--cron", "0 2 * * *", "--workers", "2", "--set", "budget.tokens=9"], None, "budget.tokens: a budget is cut"),
         (["--cron", "0 2 * * *", "--publish", "a/b", "--to", "c"], None, "to one place"),
         (["--cron", "0 2 * * *"], None, "no Prefect server is named; start one .*export PREFECT_API_URL"),
         (["--cron", "0 2 * * *"], "http://127.0.0.1:9/api", "no Prefect server answers at http://127.0.0.1:9/api .*prefect server start"),
@@ -398,6 +425,21 @@ def test_schedule_says_what_is_wrong_and_what_to_type(
     home: None, tmp_path: Path, arguments: list[str], url: str | None, says: str
 ):
     assert re.search(says, schedule(url, *arguments, "--store", str(tmp_path / "store"), code=2))
+
+
+def test_an_address_that_gives_a_page_for_everything_is_no_api(home: None, tmp_path: Path):
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<!doctype html>")
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as page:
+        threading.Thread(target=page.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{page.server_port}"
+        said = schedule(url, "--cron", "@daily", "--store", str(tmp_path / "store"), code=2)
+        page.shutdown()
+    assert "is not the API of a Prefect server; its address ends in /api" in said
 
 
 def test_without_prefect_schedule_names_the_extra(monkeypatch: pytest.MonkeyPatch):

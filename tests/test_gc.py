@@ -242,6 +242,7 @@ def test_the_command_says_what_it_would_free_and_its_json_too(store: Store):
     said = run("--dry-run").splitlines()
     assert said[0].startswith("would remove  ")
     assert said[-1].startswith("would free ")
+    assert said[-1].endswith(" 1 things to remove")
     facts = json.loads(run("--json"))
     assert facts["bytes"] > 0
     assert facts["removed"][0]["why"] == "partial, and a later version is complete"

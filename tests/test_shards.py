@@ -45,7 +45,17 @@ def shards(recipe: Recipe, store: Store, of: int, reply=solve, only=None) -> lis
     ]
 
 
-@pytest.mark.parametrize("method", [name for name, case in METHODS.items() if case.samples])
+QUICK = ("sample", "mixchain", "step_tree", "hints")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
+        for name, case in METHODS.items()
+        if case.samples
+    ],
+)
 def test_shards_of_every_method_gather_into_the_version_of_one_process(method: str, tmp_path: Path):
     recipe, reply = table_of(method, tmp_path), METHODS[method].reply
     one = build(recipe, Store(tmp_path / "one"), reply=reply)
@@ -83,6 +93,42 @@ def test_gathering_too_early_names_the_shards_and_the_command(recipe: Make, stor
     )
     assert refused.value.exit_code == 4
     assert not list(store.root.glob("sums/*/manifest.json"))
+
+
+def test_gathering_too_early_elsewhere_names_the_shards_of_the_segments(recipe: Make, tmp_path: Path):
+    meet = {"kind": "scripted", "segments": str(tmp_path / "meet")}
+    for number in (0, 2):
+        shards(recipe(engine=meet), Store(tmp_path / f"node{number}"), 3, only=[number])
+    for _ in range(2):  # the second time the segments are here, merged
+        with pytest.raises(ShardsMissing, match=r"--shard i/3, with i in 1; then gather again"):
+            gather(recipe(engine=meet), Store(tmp_path / "head"), called="sums.toml", reply=solve)
+
+
+def test_gathering_what_was_never_sharded_names_the_build(recipe: Make, store: Store):
+    with pytest.raises(ShardsMissing, match=r"no shards have run.*; run: tracemill build sums.toml$"):
+        gather(recipe(), store, called="sums.toml", reply=solve)
+
+
+def test_a_mix_is_decided_over_whole_sources_whatever_the_shard(tmp_path: Path):
+    for name, count in (("a", 40), ("b", 30)):
+        lines = [json.dumps({"id": f"{name}{i}", "question": f"{i} + 1?", "answer": str(i + 1)}) for i in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    mixed = parse_recipe(
+        {
+            "name": "mixed",
+            "source": [
+                {"path": str(tmp_path / "a.jsonl"), "weight": 2.0, "cap": 20},
+                {"path": str(tmp_path / "b.jsonl"), "weight": 1.0},
+            ],
+            "model": {"name": "m", "max_tokens": 64},
+            "engine": {"kind": "scripted"},
+            "synth": {"use": "sample", "n": 2},
+        }
+    )
+    one = build(mixed, Store(tmp_path / "one"), reply=solve).dataset
+    done = shards(mixed, Store(tmp_path / "store"), 3)
+    assert sum(shard.tally.total for shard in done) == 30 == one.scan("problems").collect().height
+    assert gather(mixed, Store(tmp_path / "store"), reply=solve).dataset.version == one.version
 
 
 def test_another_number_of_shards_samples_nothing_twice(recipe: Make, store: Store, tmp_path: Path):

@@ -268,3 +268,15 @@ async def test_a_look_is_not_a_build(recipe: Make, store: Store) -> None:
     build_, look = (asyncio.to_thread(call, recipe(), store) for call in (build, why))
     await build_
     assert (await look)["requests"]["new"] == 0
+
+
+@pytest.mark.parametrize("manifest", ['{"schema_version": 99}', "torn"])
+def test_a_version_that_this_release_cannot_read_is_compared_with_nothing(
+    recipe: Make, store: Store, manifest: str
+) -> None:
+    path = build(recipe(), store, reply=solve).dataset.path / "manifest.json"
+    path.chmod(0o600)
+    path.write_text(manifest)
+    facts = why(recipe(model={**MODEL, "temperature": 0.8}), store)
+    assert fields_of(facts) == [["sampling.temperature"]]
+    assert (facts["recipe"], facts["cost"]) == (None, None)
