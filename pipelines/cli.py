@@ -19,7 +19,7 @@ from tracemill.pipelines.cli_base import (
     SetOption,
     StoreOption,
     conclude,
-    report_for,
+    reporting,
 )
 from tracemill.pipelines.cli_base import errors as _errors
 from tracemill.pipelines.cli_base import found_recipe as _recipe
@@ -303,11 +303,8 @@ def _build(
 
     with _errors(as_json=as_json):
         read, place = _recipe(recipe, overrides), _store(store)
-        report = report_for(place.work_folder(read.name), read.name, plain=as_json, quiet=quiet)
-        try:
+        with reporting(place.work_folder(read.name), read.name, plain=as_json, quiet=quiet) as report:
             built = built_from(read, place, given=given, partial=partial, report=report)
-        finally:
-            report.close()
         conclude(built, as_json=as_json, quiet=quiet)
         if built.why_partial and not partial:
             raise typer.Exit(5)

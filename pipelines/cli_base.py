@@ -66,8 +66,17 @@ def found_recipe(name: str, overrides: list[str] | None) -> Recipe:
     return read_recipe(name, overrides or ())
 
 
-def report_for(work: Path, name: str, *, plain: bool, quiet: bool) -> Report:
-    """Who is told how far a run is: the progress file in its work folder, and a terminal or a log."""
+@contextmanager
+def reporting(work: Path, name: str, *, plain: bool, quiet: bool) -> Iterator[Report]:
+    """Who is told how far a run is, until it ends: the progress file in its work folder, and a terminal or a log."""
+    report = _report_for(work, name, plain=plain, quiet=quiet)
+    try:
+        yield report
+    finally:
+        report.close()
+
+
+def _report_for(work: Path, name: str, *, plain: bool, quiet: bool) -> Report:
     from tracemill.pipelines.progress import Lines, Panel, ProgressFile, Several
 
     file = ProgressFile(work)

@@ -19,7 +19,7 @@ from tracemill.pipelines.cli_base import (
     errors,
     found_recipe,
     opened_store,
-    report_for,
+    reporting,
 )
 from tracemill.schemas.errors import RecipeError
 
@@ -67,11 +67,8 @@ def build_one(
 
         part, read, place = Shard.parse(shard), found_recipe(recipe, overrides), opened_store(store)
         work = part.folder(place.work_folder(read.name))
-        report = report_for(work, f"{read.name}, shard {part}", plain=as_json, quiet=quiet)
-        try:
+        with reporting(work, f"{read.name}, shard {part}", plain=as_json, quiet=quiet) as report:
             done = build_shard(read, place, part, report=report, patience=patience)
-        finally:
-            report.close()
         if as_json:
             print(json.dumps(done.summary()))
         elif not quiet:
@@ -90,11 +87,8 @@ def gather(
         from tracemill.pipelines.shards import gather as gathered
 
         read, place = found_recipe(recipe, overrides), opened_store(store)
-        report = report_for(place.work_folder(read.name), read.name, plain=as_json, quiet=quiet)
-        try:
+        with reporting(place.work_folder(read.name), read.name, plain=as_json, quiet=quiet) as report:
             built = gathered(read, place, called=recipe, report=report)
-        finally:
-            report.close()
         conclude(built, as_json=as_json, quiet=quiet)
 
 
@@ -113,11 +107,8 @@ def build_all(
         from tracemill.pipelines.workers import spread
 
         read, place = found_recipe(recipe, overrides), opened_store(store)
-        report = report_for(place.work_folder(read.name), read.name, plain=as_json, quiet=quiet)
-        try:
+        with reporting(place.work_folder(read.name), read.name, plain=as_json, quiet=quiet) as report:
             built = spread(read, place, workers=workers or 0, scheduler=scheduler, report=report, called=recipe)
-        finally:
-            report.close()
         conclude(built, as_json=as_json, quiet=quiet)
 
 
@@ -137,10 +128,10 @@ def curate_all(
         from tracemill.pipelines.cluster import cluster
 
         read, place = found_recipe(recipe, overrides), opened_store(store)
-        report = report_for(place.work_folder(read.name), read.name, plain=as_json, quiet=quiet)
-        try:
-            with cluster(workers or 0, scheduler) as client:
-                built = build(read, place, given=True, report=report, client=client)
-        finally:
-            report.close()
+        work = place.work_folder(read.name)
+        with (
+            reporting(work, read.name, plain=as_json, quiet=quiet) as report,
+            cluster(workers or 0, scheduler) as client,
+        ):
+            built = build(read, place, given=True, report=report, client=client)
         conclude(built, as_json=as_json, quiet=quiet)
