@@ -37,6 +37,17 @@ COLUMNS = {
     "n_mismatch": int,
     "n_divergent": int,
 }
+MEANING = {
+    "prompt_ids": "Token ids of the prompt.",
+    "real_token": "Token ids of the answer.",
+    "token_type": "1 up to the closing think tag, 2 behind it.",
+    "slm_token": "The small model's likeliest token at each place.",
+    "slm_top_ids": "Its likeliest tokens at each place.",
+    "slm_top_logprobs": "Their natural log-probs.",
+    "divergent": "1: the small model leads elsewhere; 0: it agrees, or only words differ; -1: not judged.",
+    "n_mismatch": "Places where its token is another.",
+    "n_divergent": "Those of them with 1.",
+}
 TABLES = {
     "divergences": {
         "id": str, "row_id": str, "pos": int, "real_token": int, "slm_token": int, "common_context": str, "slm_cont": str,

@@ -32,6 +32,15 @@ COLUMNS = {
     "alpha": float,
     "all_correct": bool,
 }
+MEANING = {
+    "ref_mean_len": "Mean tokens of all samples of the problem.",
+    "ref_acc": "Share of them that is right.",
+    "k_total": "How many samples the problem has.",
+    "w_raw": "(mean length - length) / length + alpha * (right - share of right).",
+    "w_clipped": "The same within the bounds of the recipe.",
+    "alpha": "What being right counts for.",
+    "all_correct": "Whether every sample of the problem is right.",
+}
 
 # the released scripts: 16 samples (Marco-o1-7B; 12 for QwQ-32B), two of them taken, alpha 5 (QwQ-32B; 2 for Marco-o1-7B)
 N, K, ALPHA = 16, 2, 5.0

@@ -35,6 +35,18 @@ COLUMNS = {
     "sft_teacher": str,
     "opd_teacher": str,
 }
+MEANING = {
+    "prompt_text": "What both models read before the response.",
+    "prompt_ids": "The same as token ids.",
+    "response_ids": "Token ids that the student wrote.",
+    "loss_mask": "1 for each of them.",
+    "teacher_logp": "The teacher's natural log-prob of each, before temperature.",
+    "student_logp": "The student's own.",
+    "truncated": "Whether the response is cut off.",
+    "n_clamped": "Log-probs below -100, or no numbers, that became -100.",
+    "sft_teacher": "Revision of the teacher that the student was trained on before.",
+    "opd_teacher": "Revision of the teacher that scored.",
+}
 
 MOST = 4096
 """Tokens of a response that are scored, as in the released code."""

@@ -32,6 +32,17 @@ COLUMNS = {
     "first_class": int,
     "last_class": int,
 }
+MEANING = {
+    "input_ids": "Token ids of the prompt and the rollout.",
+    "prompt_len": "Where the rollout begins in them.",
+    "finished": "Whether the model ended by itself.",
+    "reward": "1 for a right rollout, 0 for a wrong or unfinished one.",
+    "value": "A smoothed reward in its place, where the recipe asks for one.",
+    "length_edges": "Edges of the bins of remaining tokens.",
+    "reward_values": "The rewards that the states stand for.",
+    "first_class": "Class of the first token: length bin + bins * state.",
+    "last_class": "Class of the last token.",
+}
 
 N = 2
 """Rollouts of a problem, as in the released code."""
