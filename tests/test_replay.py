@@ -192,8 +192,14 @@ def test_every_method_can_be_looked_at_and_replayed(method: str, store: Store, t
     assert made_again["all"]["exact"] == facts["all"]["exact"]
     shutil.rmtree(store.root / ".work")
     again = why(made, store)
-    scores = built.tally.meter.samples_new if method == "offline_opd" else 0  # one of each rollout
-    assert (again["groups"], again["requests"]["answered"]) == ([], built.tally.meter.samples_new + scores)
+    assert again["groups"] == []
+    if method in (
+        "offline_opd",
+        "divergent_tokens",
+    ):  # scores and judgements are answered, too, and one may be asked for again
+        assert again["requests"]["answered"] > built.tally.meter.samples_new
+    else:
+        assert again["requests"]["answered"] == built.tally.meter.samples_new
 
 
 COMMAND = """
