@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import solve
@@ -213,6 +213,7 @@ VALUE: Any = st.recursive(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # a busy machine draws slowly
 @given(st.dictionaries(st.text(), VALUE, max_size=5))
 def test_toml_reads_back_as_it_was(table: dict[str, Any]):
     assert tomllib.loads(to_toml(table)) == table
