@@ -20,36 +20,12 @@ from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from tracemill.flows.logs import Logger, in_a_run
+from tracemill.pipelines.devices import devices
 from tracemill.schemas.errors import RecipeError
-from tracemill.schemas.recipe import EngineTable, Recipe
 
 LIMIT = "gpu"
 LEASE = 120.0
 """Seconds after which the tokens of a flow that was killed are free again."""
-PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
-
-
-def gpus_of(recipe: Recipe) -> int:
-    """GPUs that the engines of a recipe start on; 0 where they are servers or a script."""
-    engines = [recipe.engines.get(role) or recipe.engines.get("solver", EngineTable()) for role in recipe.models]
-    return sum(_gpus(engine) for engine in engines)
-
-
-def _gpus(engine: EngineTable) -> int:
-    if engine.kind not in ("vllm", "hf"):
-        return 0
-    count = 1
-    for name in PARALLEL if engine.kind == "vllm" else ():
-        count *= int(engine.args.get(name, 1))
-    return count
-
-
-def here() -> list[str]:
-    """The GPUs of this machine that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
-    found = (re.fullmatch(r"nvidia(\d+)", path.name) for path in Path("/dev").glob("nvidia*"))
-    return sorted((match[1] for match in found if match), key=int)
 
 
 @contextmanager
@@ -58,7 +34,7 @@ def token(limit: str, count: int, logger: Logger) -> Iterator[None]:
 
     `count` 0, engines that start nothing here, is one token of a limit that is named.
     """
-    gpus = here() if count else []
+    gpus = devices() if count else []
     if limit == "none" or (limit == "auto" and not gpus):
         yield
         return

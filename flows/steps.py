@@ -6,7 +6,7 @@ by Prefect and no result is pickled: to run a task again is to run its build aga
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,12 +15,13 @@ from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
-from tracemill.flows.gpus import gpus_of, token
+from tracemill.flows.gpus import token
 from tracemill.flows.logs import in_a_run, run_logger
 from tracemill.flows.view import built_in_view
 from tracemill.pipelines.brake import Brake
 from tracemill.pipelines.build import Built, build
 from tracemill.pipelines.cluster import cluster
+from tracemill.pipelines.devices import gpus_of
 from tracemill.pipelines.hub import publish_to_hub
 from tracemill.pipelines.progress import Lines, ProgressFile, Report, Several
 from tracemill.pipelines.publish import publish_to, published_lines
@@ -41,16 +42,18 @@ def comes_back(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     return isinstance(state.data, EngineLost | HubLost | SegmentsLost | WorkersLost)
 
 
-@task(
-    name="build",
-    task_run_name="build {recipe}",
-    retries=len(WAITS),
-    retry_delay_seconds=WAITS,  # type: ignore[arg-type]
-    retry_condition_fn=comes_back,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    result_serializer="json",
-)
+LASTING: Mapping[str, Any] = {
+    "retries": len(WAITS),
+    "retry_delay_seconds": WAITS,
+    "retry_condition_fn": comes_back,
+    "cache_policy": NO_CACHE,
+    "persist_result": False,
+    "result_serializer": "json",
+}
+"""Of every task: it is tried again where that may help, and leaves nothing with Prefect."""
+
+
+@task(name="build", task_run_name="build {recipe}", **LASTING)
 def make(
     recipe: str,
     store: str,
@@ -72,16 +75,7 @@ def make(
         raise EngineLost(f"{error}; what was sampled is kept: run this flow again, and it goes on") from error
 
 
-@task(
-    name="publish",
-    task_run_name="publish {ref}",
-    retries=len(WAITS),
-    retry_delay_seconds=WAITS,  # type: ignore[arg-type]
-    retry_condition_fn=comes_back,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    result_serializer="json",
-)
+@task(name="publish", task_run_name="publish {ref}", **LASTING)
 def send(ref: str, store: str, repo: str, to: str, *, public: bool = False) -> dict[str, Any]:
     """Publish a version; what is there already is not sent again."""
     if bool(repo) == bool(to):

@@ -47,27 +47,13 @@ class _Of:
         for earlier in found:
             _, setting, shown, forced, salt, draw = earlier.row
             fields = history.part(setting)
-            kind, scope = fields["kind"], fields["scope"]
-            for place in (
-                (kind, setting, shown, forced, salt),
-                (kind, scope, salt, draw),
-                (kind, scope, salt),
-                (kind, scope),
-                (kind,),
-            ):
+            for place in _places(fields["kind"], fields["scope"], setting, shown, forced, salt, draw):
                 self._by.setdefault(place, []).append(earlier)
 
     def near(self, request: Request, asked: Asked) -> list[Earlier]:
         """Those that agree in most of what has to agree first: the same but for the draw, else the same draw, ..."""
         _, setting, shown, forced, salt, draw = asked.row
-        kind, scope = request.kind, request.scope
-        for place in (
-            (kind, setting, shown, forced, salt),
-            (kind, scope, salt, draw),
-            (kind, scope, salt),
-            (kind, scope),
-            (kind,),
-        ):
+        for place in _places(request.kind, request.scope, setting, shown, forced, salt, draw):
             if found := self._by.get(place):
                 return found[-MOST:]
         return []
@@ -126,6 +112,19 @@ class Comparison:
         before, after = _flat(self._history.part(was)), _flat(msgspec.json.decode(body))
         names = dict.fromkeys([*after, *before])
         return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
+
+
+def _places(
+    kind: str, scope: str, setting: Any, shown: Any, forced: Any, salt: Any, draw: Any
+) -> list[tuple[Any, ...]]:
+    """Where a request stands in the index, the place that agrees in most first."""
+    return [
+        (kind, setting, shown, forced, salt),
+        (kind, scope, salt, draw),
+        (kind, scope, salt),
+        (kind, scope),
+        (kind,),
+    ]
 
 
 def _flat(fields: Mapping[str, Any]) -> dict[str, Any]:

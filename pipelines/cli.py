@@ -18,8 +18,7 @@ from tracemill.pipelines.cli_base import (
     RefArgument,
     SetOption,
     StoreOption,
-    conclude,
-    reporting,
+    concluded,
 )
 from tracemill.pipelines.cli_base import errors as _errors
 from tracemill.pipelines.cli_base import found_recipe as _recipe
@@ -28,6 +27,9 @@ from tracemill.pipelines.cli_shards import SchedulerOption, ShardOption, Workers
 
 if TYPE_CHECKING:
     from tracemill.pipelines.build import Built
+    from tracemill.pipelines.progress import Report
+    from tracemill.pipelines.store import Store
+    from tracemill.schemas.recipe import Recipe
 
 app = typer.Typer(
     name="tracemill",
@@ -302,10 +304,11 @@ def _build(
     from tracemill.pipelines.build import build as built_from
 
     with _errors(as_json=as_json):
-        read, place = _recipe(recipe, overrides), _store(store)
-        with reporting(place.work_folder(read.name), read.name, plain=as_json, quiet=quiet) as report:
-            built = built_from(read, place, given=given, partial=partial, report=report)
-        conclude(built, as_json=as_json, quiet=quiet)
+
+        def make(read: Recipe, place: Store, report: Report) -> Built:
+            return built_from(read, place, given=given, partial=partial, report=report)
+
+        built = concluded(recipe, store, overrides, make, as_json=as_json, quiet=quiet)
         if built.why_partial and not partial:
             raise typer.Exit(5)
     return built

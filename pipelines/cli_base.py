@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -89,7 +89,24 @@ def _report_for(work: Path, name: str, *, plain: bool, quiet: bool) -> Report:
     return Several([file, Panel(Console(stderr=True), name)])
 
 
-def conclude(built: Built, *, as_json: bool, quiet: bool) -> None:
+def concluded(
+    recipe: str,
+    store: Path,
+    overrides: list[str] | None,
+    make: Callable[[Recipe, Store, Report], Built],
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> Built:
+    """Run a command that makes a version, and say what it made. Call it within `errors`."""
+    read, place = found_recipe(recipe, overrides), opened_store(store)
+    with reporting(place.work_folder(read.name), read.name, plain=as_json, quiet=quiet) as report:
+        built = make(read, place, report)
+    _conclude(built, as_json=as_json, quiet=quiet)
+    return built
+
+
+def _conclude(built: Built, *, as_json: bool, quiet: bool) -> None:
     """What a finished build leaves on the screen."""
     from tracemill.pipelines.screens import built_lines
 

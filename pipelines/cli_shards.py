@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,13 +15,19 @@ from tracemill.pipelines.cli_base import (
     RecipeArgument,
     SetOption,
     StoreOption,
-    conclude,
+    concluded,
     errors,
     found_recipe,
     opened_store,
     reporting,
 )
 from tracemill.schemas.errors import RecipeError
+
+if TYPE_CHECKING:
+    from tracemill.pipelines.build import Built
+    from tracemill.pipelines.progress import Report
+    from tracemill.pipelines.store import Store
+    from tracemill.schemas.recipe import Recipe
 
 ShardOption = Annotated[
     str | None,
@@ -86,10 +92,10 @@ def gather(
     with errors(as_json=as_json):
         from tracemill.pipelines.shards import gather as gathered
 
-        read, place = found_recipe(recipe, overrides), opened_store(store)
-        with reporting(place.work_folder(read.name), read.name, plain=as_json, quiet=quiet) as report:
-            built = gathered(read, place, called=recipe, report=report)
-        conclude(built, as_json=as_json, quiet=quiet)
+        def make(read: Recipe, place: Store, report: Report) -> Built:
+            return gathered(read, place, called=recipe, report=report)
+
+        concluded(recipe, store, overrides, make, as_json=as_json, quiet=quiet)
 
 
 def build_all(
@@ -106,10 +112,10 @@ def build_all(
     with errors(as_json=as_json):
         from tracemill.pipelines.workers import spread
 
-        read, place = found_recipe(recipe, overrides), opened_store(store)
-        with reporting(place.work_folder(read.name), read.name, plain=as_json, quiet=quiet) as report:
-            built = spread(read, place, workers=workers or 0, scheduler=scheduler, report=report, called=recipe)
-        conclude(built, as_json=as_json, quiet=quiet)
+        def make(read: Recipe, place: Store, report: Report) -> Built:
+            return spread(read, place, workers=workers or 0, scheduler=scheduler, report=report, called=recipe)
+
+        concluded(recipe, store, overrides, make, as_json=as_json, quiet=quiet)
 
 
 def curate_all(
@@ -127,11 +133,8 @@ def curate_all(
         from tracemill.pipelines.build import build
         from tracemill.pipelines.cluster import cluster
 
-        read, place = found_recipe(recipe, overrides), opened_store(store)
-        work = place.work_folder(read.name)
-        with (
-            reporting(work, read.name, plain=as_json, quiet=quiet) as report,
-            cluster(workers or 0, scheduler) as client,
-        ):
-            built = build(read, place, given=True, report=report, client=client)
-        conclude(built, as_json=as_json, quiet=quiet)
+        def make(read: Recipe, place: Store, report: Report) -> Built:
+            with cluster(workers or 0, scheduler) as client:
+                return build(read, place, given=True, report=report, client=client)
+
+        concluded(recipe, store, overrides, make, as_json=as_json, quiet=quiet)

@@ -9,7 +9,6 @@ The shard's standard input is a pipe that the worker holds: when the worker ends
 import contextlib
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -20,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tracemill.pipelines.devices import devices
 from tracemill.pipelines.shard_work import Shard
 
 LEASE = 60.0
@@ -87,15 +87,6 @@ def _inode(path: str) -> int | None:
     with contextlib.suppress(OSError):
         return Path(path).stat().st_ino
     return None
-
-
-def devices() -> list[str]:
-    """The GPUs of this process: those that CUDA_VISIBLE_DEVICES leaves, else all of the machine."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [part.strip() for part in named.split(",") if part.strip() and part.strip() != "-1"]
-    found = (re.fullmatch(r"nvidia(\d+)", path.name) for path in Path("/dev").glob("nvidia*"))
-    return sorted((match[1] for match in found if match), key=int)
 
 
 def pulse(run: str, stop: int) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from tracemill.pipelines.brake import Brake
 from tracemill.pipelines.build import Built, read_problems
 from tracemill.pipelines.cluster import cluster
+from tracemill.pipelines.devices import devices, gpus_of
 from tracemill.pipelines.plan import resolve
 from tracemill.pipelines.progress import Report, span
 from tracemill.pipelines.shard_work import Shard, alone_with_problems
@@ -32,7 +33,7 @@ from tracemill.pipelines.store import Store
 from tracemill.pipelines.tally import Tally
 from tracemill.pipelines.toml import to_toml
 from tracemill.pipelines.worker_progress import add_up, stragglers
-from tracemill.pipelines.worker_shard import Ended, Job, devices, look, pulse, run_shard
+from tracemill.pipelines.worker_shard import Ended, Job, look, pulse, run_shard
 from tracemill.schemas.errors import (
     DiskFull,
     EngineLost,
@@ -117,7 +118,7 @@ class Driver:
     ) -> None:
         self._client, self._report, self._total = client, report, total
         self._run = secrets.token_hex(6)
-        each = _gpus_each(recipe)
+        each = gpus_of(recipe)
         nodes = client.run(look, str(store.root))
         self._check_workers(recipe, nodes, store, each if owned else 0)
         self._gpus = {"GPU": each or 1} if any(_resources(client, node).get("GPU") for node in nodes) else {}
@@ -336,12 +337,3 @@ def _why(future: Future) -> str:
 def _resources(client: Client, worker: str) -> Mapping[str, float]:
     facts: Mapping[str, Any] = client.scheduler_info(n_workers=-1)["workers"].get(worker, {})
     return dict(facts.get("resources", {}))
-
-
-def _gpus_each(recipe: Recipe) -> int:
-    """GPUs that one engine of our own takes; 0 where the recipe has none."""
-    ours = [engine for engine in recipe.engines.values() if engine.kind in ("vllm", "hf")]
-    return sum(
-        int(engine.args.get("tensor_parallel_size", 1)) * int(engine.args.get("pipeline_parallel_size", 1))
-        for engine in ours
-    )

@@ -38,6 +38,11 @@ class Rendered:
     text: str | None
     """The same as text, special tokens written out; None where the server renders."""
 
+    @property
+    def token_ids(self) -> list[int]:
+        """The prompt as token ids; empty where it is not."""
+        return [token for token in self.prompt if isinstance(token, int)]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:

@@ -200,7 +200,7 @@ def _columns(
     label = {parting.pos: parting.divergent for parting in found}
     closed = next((t for t, token in enumerate(ids) if CLOSE in engine.text_of([token])), -1)
     return {
-        "prompt_ids": [token for token in read.prompt if isinstance(token, int)] or None,
+        "prompt_ids": read.token_ids or None,
         "real_token": list(ids),
         "token_type": [REASONING if t <= closed else RESPONSE for t in range(len(ids))],
         "slm_token": [best[0][0] for best in top],

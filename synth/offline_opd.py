@@ -116,7 +116,7 @@ async def _columns(
     logp = {role: clamped(scores.logprobs) for role, scores in zip(roles, found, strict=False)}
     return {
         "prompt_text": read.text,
-        "prompt_ids": [token for token in read.prompt if isinstance(token, int)] or None,
+        "prompt_ids": read.token_ids or None,
         "response_ids": list(ids),
         "loss_mask": [1] * len(ids),
         "teacher_logp": logp.get("teacher"),

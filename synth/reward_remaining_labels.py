@@ -81,7 +81,7 @@ async def reward_remaining_labels(
     asked = shown(problem, prompt)
     drawn = await engine.sample(asked, n=n, sampling=Sampling(temperature=temperature))
     verdicts = await together(engine.verify(c, problem.gold, truncated=c.truncated) for c in drawn)
-    before = [token for token in engine.rendered(asked).prompt if isinstance(token, int)]
+    before = engine.rendered(asked).token_ids
     right = sum(v.correct is True for v in verdicts)
     smoothed = Fraction(right, n) if value == "pass_rate" else None
     model, traces, rejections = engine.model_name(), [], []

@@ -204,7 +204,7 @@ def test_a_brake_stops_a_build_in_a_thread_which_goes_on_in_the_next(tmp_path: P
     ],
 )
 def test_a_recipe_takes_a_token_for_each_gpu_that_its_engines_start_on(home: None, engines: Any, gpus: int):
-    from tracemill.flows.gpus import gpus_of
+    from tracemill.pipelines.devices import gpus_of
 
     models = {role: {"name": "m", "max_tokens": 9} for role in ("solver", "judge")}
     table = {
