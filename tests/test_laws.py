@@ -53,6 +53,32 @@ def in_steps(request: Request) -> str:
     return f"{steps}# Answer\n\\boxed{{{2 * number + 1 + wrong}}}\n# END!"
 
 
+def in_segments(request: Request) -> str:
+    """A thought of up to five segments; the more of it stands before a forced answer, the likelier that is right. A judge of three minds."""
+    number, luck = int(request.problem_id[1:]), request.rng_seed % 10
+    if request.model.name == "scripted-judge":
+        return ("keep: it is used.", "drop: it is not.", "Who knows?")[luck % 3]
+    if request.scope != "solve":
+        return f"{2 * number + (luck < 3 + 2 * str(request.prefix).count('Wait'))}}}."
+    thought = " ".join(f"Wait, part {n} of it is so and so." for n in range(1 + number % 5))
+    return f"<think>\n{thought}\n</think>\n\n\\boxed{{{2 * number + (luck > 2)}}}"
+
+
+def in_doubt(request: Request) -> str:
+    """A thought step by step, of which every other one reflects; it is sure of its answer about as often as not."""
+    number, luck = int(request.problem_id[1:]), request.rng_seed % 10
+    if request.scope == "judge":
+        return "Yes" if luck < 5 else "No"
+    right = 2 * number + (luck > 1)
+    if request.scope == "solve":
+        return f"<think>\n{'Hmm, well. ' * 40}\n</think>\n\n\\boxed{{{right}}}"
+    if request.salt.endswith("answer"):
+        return f"\\boxed{{{right}}}"
+    return ("Wait, is it?\n\n", "It is.\n\n", "The answer is 1.\n\n", "So.\n</think>\n\n", "</s>")[
+        luck // 2 - (luck == 9)
+    ]
+
+
 METHODS: dict[str, Case] = {
     "sample": Case(options={"n": 5}),
     "length_harmonize": Case(options={"n": 4, "k": 3}, recipe={"filters": [], "select": []}),
@@ -65,6 +91,12 @@ METHODS: dict[str, Case] = {
         options={"n": 2},
         recipe={"models": {role: {"name": f"scripted-{role}", "max_tokens": 64} for role in ("small", "judge")}},
     ),
+    "pattern_prune_pairs": Case(
+        options={"n": 2, "min_tokens": 3},
+        recipe={"models": {"judge": {"name": "scripted-judge", "max_tokens": 64}}, "filters": [], "select": []},
+        reply=in_segments,
+    ),
+    "confidence_concise": Case(recipe={"filters": [], "select": []}, reply=in_doubt),
     "mixchain": Case(options={"adapter": "longer", "alphas": [0.2, 0.5, 0.8]}),
     "petri_trace": Case(
         options={"refine": [], "rounds": 2},

@@ -10,7 +10,7 @@ from tracemill.schemas.plugins import Engine
 from tracemill.schemas.request import Completion, Message, Sampling
 from tracemill.schemas.rows import Problem, draw
 from tracemill.schemas.steps import inside_block, starts_with
-from tracemill.synth.closing import Closed, Token, close, count_tokens, cut, spelled, spelling, text_of
+from tracemill.synth.closing import Closed, Token, close, count_tokens, cut, spelled, spelling, text_of, verdict
 from tracemill.synth.confidence_concise.confidence import How, confidence
 
 SCOPE = "confidence_concise"
@@ -75,9 +75,9 @@ class Try:
             sampling=Sampling(temperature=task.temperature), close=f"\n{task.think[1]}\n\n",
         )  # fmt: skip
         whole = self.closed.whole
-        verdict = await task.engine.verify(whole, task.problem.gold)
-        if verdict.correct is not True:
-            return "truncated" if whole.truncated else "wrong" if verdict.correct is False else "undecided"
+        found = await verdict(task.engine, self.closed, task.problem.gold)
+        if found.correct is not True:
+            return "truncated" if whole.truncated else "wrong" if found.correct is False else "undecided"
         return None if whole.n_tokens < task.limit else "not_shorter"
 
     async def _step(self) -> bool:

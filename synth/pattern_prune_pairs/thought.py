@@ -11,7 +11,7 @@ from tracemill.schemas.plugins import Engine
 from tracemill.schemas.request import Completion, Message, Sampling
 from tracemill.schemas.rows import Problem, Rejection, Trace, Verdict
 from tracemill.schemas.steps import segment
-from tracemill.synth.closing import Closed, Token, close, count_tokens, cut, spelled, text_of
+from tracemill.synth.closing import Closed, Token, close, count_tokens, cut, spelled, text_of, verdict
 from tracemill.synth.engine import together
 from tracemill.synth.pattern_prune_pairs.columns import COLUMNS
 from tracemill.synth.pattern_prune_pairs.exits import Ends, first_exit
@@ -122,8 +122,7 @@ class Thought:
             task.engine, task.asked, tokens, n=task.answers, scope=SCOPE, salt=f"{self.number}:{salt}", sampling=task.sampling,
             close=f"\n{task.think[1]}\n\n", lead=task.lead,
         )  # fmt: skip
-        verdicts = await together(task.engine.verify(one.whole, task.problem.gold) for one in closed)
-        return Ends(closed, verdicts)
+        return Ends(closed, await together(verdict(task.engine, one, task.problem.gold) for one in closed))
 
     async def _asked(self, j: int, exit_at: int) -> str:
         """What the auxiliary model says of a segment."""
