@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracemill.pipelines.build import Built, build
-from tracemill.pipelines.catalog import find
 from tracemill.pipelines.export import export
+from tracemill.pipelines.recipes.catalog import find
 from tracemill.pipelines.store import Store
 from tracemill.schemas.cues import CUES, TURNS
 from tracemill.schemas.entropy import uncertainties, uncertainty
