@@ -152,6 +152,8 @@ class ProblemEngine:
     held: int = 0
     """Bytes of completions drawn for this problem, as `Workshop.held` counts them."""
     _asked: set[str] = field(default_factory=set)
+    _once: dict[str, asyncio.Lock] = field(default_factory=dict)
+    """By key: the same question, asked twice at a time, waits for its answer."""
 
     async def sample(
         self,
@@ -211,13 +213,14 @@ class ProblemEngine:
             problem_id="",  # a score is no draw: whoever asks for the same one gets it
             scope="score",
         )
-        known = (await self.shop.journal.get([request.key])).get(request.key)
-        if isinstance(known, TokenScores):
-            return known
-        async with self.shop.gate(asked, adapter).entered():
-            scores = await _unless_refused(asked.backend_of(adapter).score(request))
-        await self.shop.journal.put(request.key, scores, request)
-        return scores
+        async with self._once.setdefault(request.key, asyncio.Lock()):
+            known = (await self.shop.journal.get([request.key])).get(request.key)
+            if isinstance(known, TokenScores):
+                return known
+            async with self.shop.gate(asked, adapter).entered():
+                scores = await _unless_refused(asked.backend_of(adapter).score(request))
+            await self.shop.journal.put(request.key, scores, request)
+            return scores
 
     async def judge(
         self, prompt: PromptLike, answers: Sequence[str], *, role: str = "judge", top: int = 20
@@ -228,14 +231,15 @@ class ProblemEngine:
         request = asked.request(
             prompt, sampling=sampling, prefix=None, tools=None, problem_id=self.problem.problem_id, scope="judge"
         )
-        known = (await self.shop.journal.get([request.key])).get(request.key)
-        if isinstance(known, Completion):
-            completion = known if request.key in self._asked else self._replayed(known)
-        else:
-            completion = await self._complete(asked, request)
-        if request.key not in self._asked:
-            self._asked.add(request.key)
-            self.drawn.append(_drawn(asked, request, completion))
+        async with self._once.setdefault(request.key, asyncio.Lock()):
+            known = (await self.shop.journal.get([request.key])).get(request.key)
+            if isinstance(known, Completion):
+                completion = known if request.key in self._asked else self._replayed(known)
+            else:
+                completion = await self._complete(asked, request)
+            if request.key not in self._asked:
+                self._asked.add(request.key)
+                self.drawn.append(_drawn(asked, request, completion))
         return judgement(completion, answers, asked.renderer.text_of if asked.renderer else None)
 
     async def reward(
@@ -401,7 +405,9 @@ def _drawn(role: Role, request: Request, completion: Completion) -> Drawn:
 
 
 def _unclosed(role: Role, request: Request, text: str) -> bool:
-    """Whether a reply ends inside a thought, a forced prefix counted as its beginning."""
+    """Whether a reply ends inside a thought, a forced prefix counted as its beginning; a step that its stop string ended does not end there."""
+    if request.sampling.include_stop and text.endswith(request.sampling.stop or ()):
+        return False
     before = request.prefix or ""
     if not isinstance(before, str):
         before = role.renderer.decode(before) if role.renderer else ""

@@ -71,7 +71,7 @@ def in_doubt(request: Request) -> str:
         return "Yes" if luck < 5 else "No"
     right = 2 * number + (luck > 1)
     if request.scope == "solve":
-        return f"<think>\n{'Hmm, well. ' * 40}\n</think>\n\n\\boxed{{{right}}}"
+        return f"<think>\n{'Hmm, well. ' * 25}\n</think>\n\n\\boxed{{{right}}}"
     if request.salt.endswith("answer"):
         return f"\\boxed{{{right}}}"
     return ("Wait, is it?\n\n", "It is.\n\n", "The answer is 1.\n\n", "So.\n</think>\n\n", "</s>")[
