@@ -53,6 +53,17 @@ def in_steps(request: Request) -> str:
     return f"{steps}# Answer\n\\boxed{{{2 * number + 1 + wrong}}}\n# END!"
 
 
+def in_modes(request: Request) -> str:
+    """A thought and an answer; behind a closing tag the answer alone, and behind an ellipsis now one, now the other."""
+    prefix = str(request.prefix or "")
+    if "</think>" in prefix:
+        return guess(request)
+    at_once = prefix.endswith("...\n") and request.rng_seed % 3 == 0
+    return f"{'' if at_once else 'Let us think.'}\n</think>\n\n{guess(request)}"
+
+
+BOTH_MODES = {"think_prefix": "<think>\n", "nothink_prefix": "<think>\n</think>\n\n"}
+
 METHODS: dict[str, Case] = {
     "sample": Case(options={"n": 5}),
     "length_harmonize": Case(options={"n": 4, "k": 3}, recipe={"filters": [], "select": []}),
@@ -64,6 +75,9 @@ METHODS: dict[str, Case] = {
     "divergent_tokens": Case(
         options={"n": 2},
         recipe={"models": {role: {"name": f"scripted-{role}", "max_tokens": 64} for role in ("small", "judge")}},
+    ),
+    "mode_advantage": Case(
+        options={"k": 6, "n": 4, **BOTH_MODES}, recipe={"filters": [], "select": []}, reply=in_modes
     ),
     "mixchain": Case(options={"adapter": "longer", "alphas": [0.2, 0.5, 0.8]}),
     "petri_trace": Case(

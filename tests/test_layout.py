@@ -41,6 +41,7 @@ MACHINERY = {
             "journal",
             "judge",
             "models",
+            "modes",
             "prompts",
             "render",
             "reply",
