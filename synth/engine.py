@@ -330,6 +330,11 @@ class ProblemEngine:
         renderer = self._role(role).renderer
         return renderer.decode(tokens) if renderer else " ".join(map(str, tokens))
 
+    def tokens_of(self, text: str, role: str = "solver") -> tuple[int, ...] | None:
+        """See schemas/plugins.py."""
+        renderer = self._role(role).renderer
+        return renderer.encode(text) if renderer else None
+
     def token_starts(
         self, text: str, prompt: str | tuple[Message, ...] | None = None, role: str = "solver"
     ) -> list[int] | None:
@@ -397,7 +402,9 @@ def _drawn(role: Role, request: Request, completion: Completion) -> Drawn:
 
 def _unclosed(role: Role, request: Request, text: str) -> bool:
     """Whether a reply ends inside a thought, a forced prefix counted as its beginning."""
-    before = request.prefix if isinstance(request.prefix, str) else ""
+    before = request.prefix or ""
+    if not isinstance(before, str):
+        before = role.renderer.decode(before) if role.renderer else ""
     return never_closed(before + text, role.think, opened=role.opens_thought)
 
 

@@ -34,6 +34,7 @@ HEAVY = {
 MACHINERY = {
     "synth": {
         *(
+            "closing",
             "embed",
             "engine",
             "fit",
