@@ -62,6 +62,26 @@ def in_modes(request: Request) -> str:
     return f"{'' if at_once else 'Let us think.'}\n</think>\n\n{guess(request)}"
 
 
+def in_paragraphs(request: Request) -> str:
+    """A thought of up to five paragraphs, and an answer."""
+    thought = "\n\n".join(f"Step {n} of it." for n in range(request.rng_seed % 6))
+    return f"{thought}\n</think>\n\n{guess(request)}"
+
+
+def in_moves(request: Request) -> str:
+    """A step with a note, now and then a look at the first note and back, and an answer; one in ten replies is no move."""
+    shown, luck = str(request.prompt), request.rng_seed % 10
+    done, raw = shown.count(". note "), "1. We add" in shown
+    if luck == 0:
+        return "I cannot tell."
+    if raw:
+        return "fold: 1"
+    if done > 1:
+        return f"answer: {guess(request)}"
+    return "expand: 1" if done == 1 and luck < 5 else f"We add number {done} of {luck}.\ncommit: note {done} {luck}"
+
+
+TOKENIZER = str(Path(__file__).resolve().parent.parent / "data/models/tiny-reasoner")
 BOTH_MODES = {"think_prefix": "<think>\n", "nothink_prefix": "<think>\n</think>\n\n"}
 
 METHODS: dict[str, Case] = {
@@ -79,6 +99,16 @@ METHODS: dict[str, Case] = {
     "mode_advantage": Case(
         options={"k": 6, "n": 4, **BOTH_MODES}, recipe={"filters": [], "select": []}, reply=in_modes
     ),
+    "gist_segments": Case(
+        options={"n": 3},
+        recipe={
+            "model": {"name": "scripted-solver", "max_tokens": 64, "tokenizer": TOKENIZER},
+            "filters": [],
+            "select": [],
+        },
+        reply=in_paragraphs,
+    ),
+    "memory_actions": Case(options={"n": 3}, recipe={"filters": [], "select": []}, reply=in_moves),
     "mixchain": Case(options={"adapter": "longer", "alphas": [0.2, 0.5, 0.8]}),
     "petri_trace": Case(
         options={"refine": [], "rounds": 2},
@@ -149,7 +179,7 @@ def table_of(method: str, folder: Path, *, order: list[int] | None = None, **cha
     }
     if case.samples:
         table |= {
-            "model": {"name": "scripted-solver", "max_tokens": 64},
+            "model": {"name": "scripted-solver", "max_tokens": 64, **case.recipe.get("model", {})},
             "engine": {"kind": "scripted"},
             "synth": {"use": method, **case.options},
         }

@@ -18,7 +18,7 @@ from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import Recipe
 from tracemill.schemas.request import Completion, Request
 from tracemill.schemas.rows import Verdict
-from tracemill.synth.mode_advantage import advantage, balanced, counted, goes_round, label_of, shaped, staged
+from tracemill.synth.mode_advantage.rewards import advantage, balanced, counted, goes_round, label_of, shaped, staged
 from tracemill.synth.modes import Rollout, closes_at_once
 
 Make = Callable[..., Recipe]

@@ -5,13 +5,14 @@
 
 AdaptThink (Zhang et al. 2025, arXiv:2505.13417) and its released code. `variant = "ellipsis"` has AutoThink's rewards (Tu et al. 2025,
 arXiv:2505.10832, and its released code): the model chooses the mode itself, behind an ellipsis. The label, the rollout for supervised
-training and the pairs are not in the papers, which train on line; they are our default.
+training and the pairs are not in the papers, which train on line; they are our default. It is a folder for having the rewards of two papers.
 """
 
-import math
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
-from statistics import fmean, stdev
+from functools import partial
+from statistics import fmean
 from typing import Any, Literal
 
 import polars as pl
@@ -21,62 +22,14 @@ from tracemill.schemas.plugins import Engine
 from tracemill.schemas.request import Sampling
 from tracemill.schemas.rows import Mean, Outcome, Problem, Rejection, Share, Summary, Trace
 from tracemill.synth import modes
+from tracemill.synth.mode_advantage.rewards import advantage, counted, label_of, staged
 from tracemill.synth.modes import Rollout
 from tracemill.synth.prompts import PROMPT, check_prompt, check_temperature, shown
 from tracemill.synth.sample import MOST
 
 NEEDS = {"solver": ("complete", "prefix")}
-COLUMNS = {
-    "mode": str,
-    "forced": bool,
-    "response": str,
-    "n_tok": int,
-    "ref_acc": float,
-    "ref_len": float,
-    "clip_ratio": float,
-    "reward": float,
-    "label_mode": str,
-    "sft": bool,
-}
-COUNTS = (
-    "right_think",
-    "n_think",
-    "right_nothink",
-    "n_nothink",
-    "undecided",
-    "ref_right",
-    "ref_undecided",
-    "ref_total",
-)
-TABLES = {"modes": {"id": str, "label_mode": str, **dict.fromkeys(COUNTS, int)}, "pairs": modes.PAIR_COLUMNS}
-MEANING = {
-    "mode": "`think` or `nothink`.",
-    "forced": "Whether the mode was forced, and not the model's choice.",
-    "response": "What follows the prompt, the forced beginning included.",
-    "n_tok": "Tokens that the model wrote of it.",
-    "ref_acc": "Share of right ones among the thinking reference samples.",
-    "ref_len": "Their mean tokens.",
-    "clip_ratio": "Share of them that was cut off.",
-    "reward": "What the rollout earns.",
-    "label_mode": "The mode that the problem is labelled with; null where neither was ever right, or one was not drawn.",
-    "sft": "Whether it is the shortest right rollout of that mode.",
-    "modes.label_mode": "The problem's label.",
-    "modes.undecided": "Rollouts that are neither right nor wrong.",
-    **{f"modes.right_{mode}": f"Right rollouts of the mode {mode}." for mode in ("think", "nothink")},
-    **{f"modes.n_{mode}": f"Rollouts of the mode {mode}, undecided ones among them." for mode in ("think", "nothink")},
-    "modes.ref_right": "Right reference samples.",
-    "modes.ref_undecided": "Those that are neither.",
-    "modes.ref_total": "All of them.",
-    **modes.PAIR_MEANING,
-}
-
 # AdaptThink, its released code: 16 reference samples, 8 rollouts a mode, delta, tokens of an answer without thinking
 K, N, DELTA, NOTHINK_TOKENS = 16, 8, 0.05, 4096
-# AutoThink, its released code: rewards by (thinking, right), and what they become where a mode takes the whole batch
-RAW = {(True, True): 1, (True, False): 0, (False, True): 2, (False, False): -1}
-CROWDED = {(True, True): 0, (True, False): -1, (False, True): 1, (False, False): -2}
-BALANCE, SLOPE, ALPHA = Fraction(1, 2), 2, 0.05
-DEGENERATE, REPEATS, LONGEST_NGRAM, LONGEST_WORD = -2, 10, 30, 120
 
 
 def check(
@@ -135,17 +88,13 @@ async def mode_advantage(
         return Outcome(rejections=[(None, Rejection("unverifiable_gold", {"gold": problem.gold}))])
     asked, own = shown(problem, prompt), variant == "ellipsis"
     modes.check_prefixes(engine, asked, think_prefix, nothink_prefix)
+    ask = partial(modes.roll, engine, problem, asked, n=n, scope="mode_advantage")
     plain, short = (Sampling(temperature=temperature, max_tokens=most) for most in (None, nothink_tokens))
-    count = k if own else max(k, n)
-    thinking = await modes.roll(engine, problem, asked, n=count, mode="think", prefix=think_prefix, sampling=plain)
+    thinking = await ask(n=k if own else max(k, n), mode="think", prefix=think_prefix, scope="solve", sampling=plain)
     if own:
-        begin = think_prefix + modes.ELLIPSIS
-        chosen = await modes.roll(engine, problem, asked, n=n, mode="own", prefix=begin, scope="mode_advantage", sampling=plain)  # fmt: skip
-        rollouts = [_by_choice(rollout, begin) for rollout in chosen]
+        rollouts = by_choice(await ask(mode="own", prefix=think_prefix + modes.ELLIPSIS, sampling=plain))
     else:
-        rollouts = thinking[:n] + await modes.roll(
-            engine, problem, asked, n=n, mode="nothink", prefix=nothink_prefix, scope="mode_advantage", sampling=short
-        )
+        rollouts = thinking[:n] + await ask(mode="nothink", prefix=nothink_prefix, sampling=short)
     counts = counted(rollouts, thinking[:k])
     label = label_of(counts, Fraction(str(delta)))
     usable = [rollout for rollout in rollouts if rollout.fault is None]
@@ -175,86 +124,16 @@ async def mode_advantage(
     )  # fmt: skip
 
 
-def _by_choice(rollout: Rollout, begin: str) -> Rollout:
-    nothink = modes.closes_at_once(rollout.completion.text.removeprefix(begin))
-    return Rollout(rollout.name, "nothink" if nothink else "think", rollout.completion, rollout.verdict, forced=False)
-
-
-def counted(rollouts: Sequence[Rollout], reference: Sequence[Rollout]) -> dict[str, int]:
-    """The whole numbers that a label is decided on; undecided ones stand inside the totals."""
-    of = {mode: [r for r in rollouts if r.mode == mode] for mode in ("think", "nothink")}
-    return {
-        **{f"right_{mode}": sum(r.right for r in group) for mode, group in of.items()},
-        **{f"n_{mode}": len(group) for mode, group in of.items()},
-        "undecided": sum(r.fault == "undecided" for r in rollouts),
-        "ref_right": sum(r.right for r in reference),
-        "ref_undecided": sum(r.fault == "undecided" for r in reference),
-        "ref_total": len(reference),
-    }
-
-
-def label_of(counts: dict[str, int], delta: Fraction) -> str | None:
-    """`nothink` where its accuracy and `delta` reach the reference's; None where nothing was ever right, or it was not drawn."""
-    if counts["n_nothink"] == 0 or counts["ref_right"] == counts["right_think"] == counts["right_nothink"] == 0:
-        return None
-    reached = Fraction(counts["right_nothink"], counts["n_nothink"]) + delta
-    return "nothink" if reached >= Fraction(counts["ref_right"], counts["ref_total"]) else "think"
-
-
-def advantage(rollout: Rollout, reference: Fraction, delta: Fraction) -> Fraction:
-    """AdaptThink's reward: right or not, less the reference's accuracy, and `delta` where it did not think."""
-    return rollout.right - reference + (delta if rollout.mode == "nothink" else 0)
-
-
-def staged(rollouts: Sequence[Rollout], stage: int, share: Fraction | None) -> list[float]:
-    """AutoThink's rewards of one problem's rollouts."""
-    thinks = [rollout.mode == "think" for rollout in rollouts]
-    raw = [
-        DEGENERATE if RAW[t, r.right] < 0 and goes_round(r.completion.text) else RAW[t, r.right]
-        for t, r in zip(thinks, rollouts, strict=True)
+def by_choice(rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """The same with the modes that the model chose: behind the ellipsis it closed the thought at once, or went on."""
+    return [
+        replace(
+            r,
+            forced=False,
+            mode="nothink" if modes.closes_at_once(r.completion.text.partition(modes.ELLIPSIS)[2]) else "think",
+        )
+        for r in rollouts
     ]
-    if stage == 1:
-        part = Fraction(sum(thinks), max(1, len(thinks))) if share is None else share
-        return [
-            float(balanced(Fraction(value), part if t else 1 - part, CROWDED[t, r.right]))
-            for value, t, r in zip(raw, thinks, rollouts, strict=True)
-        ]
-    moved = shaped([r.tokens for r in rollouts], [r.right for r in rollouts]) if stage == 3 else [0.0] * len(raw)
-    return [value + by for value, by in zip(raw, moved, strict=True)]
-
-
-def balanced(reward: Fraction, share: Fraction, crowded: int) -> Fraction:
-    """A reward on its way to `crowded`, the farther the more than half of the batch its own mode fills."""
-    f = min(max((share - BALANCE) * SLOPE, Fraction(0)), Fraction(1))
-    return (1 - f) * reward + f * crowded
-
-
-def shaped(lengths: Sequence[int], right: Sequence[bool]) -> list[float]:
-    """What length adds: each against those that are right, or wrong, like it; 0 where it is alone or all are of one length."""
-    moved = [0.0] * len(lengths)
-    for kind in (True, False):
-        group = [i for i, value in enumerate(right) if value is kind]
-        if len({lengths[i] for i in group}) < 2:
-            continue
-        mean, deviation = fmean(lengths[i] for i in group), stdev(lengths[i] for i in group)
-        for i in group:
-            factor = math.exp(-ALPHA * (lengths[i] - mean) / deviation)
-            moved[i] = factor - 1 if kind else 1 - factor
-    return moved
-
-
-def goes_round(text: str) -> bool:
-    """Whether up to 30 words are said ten times running, or a word has 120 characters."""
-    words = text.split()
-    if max(map(len, words), default=0) >= LONGEST_WORD:
-        return True
-    for size in range(1, min(LONGEST_NGRAM, len(words) // REPEATS) + 1):
-        run = 0
-        for here, before in zip(words[size:], words, strict=False):
-            run = run + 1 if here == before else 0
-            if run >= size * (REPEATS - 1):
-                return True
-    return False
 
 
 def _pairs(problem: Problem, usable: Sequence[Rollout], sft: Rollout | None) -> list[dict[str, Any]]:
