@@ -108,6 +108,12 @@ METHODS: dict[str, Case] = {
         },
         reply=in_paragraphs,
     ),
+    "hybrid_mode_mix": Case(
+        options={"pool": "pool", "n": 3, "held_out": 0.4, **BOTH_MODES},
+        columns=lambda i: {"pool": "think" if i % 4 else "no_think"},
+        recipe={"filters": [], "select": []},
+        reply=in_modes,
+    ),
     "memory_actions": Case(options={"n": 3}, recipe={"filters": [], "select": []}, reply=in_moves),
     "mixchain": Case(options={"adapter": "longer", "alphas": [0.2, 0.5, 0.8]}),
     "petri_trace": Case(
@@ -451,6 +457,7 @@ def test_whatever_filters_and_selectors_say_nothing_disappears_and_nothing_is_sa
         {"use": "cisc", "confidence": "n_tokens"},
         {"use": "stratified", "by": ["difficulty"], "each": 7},
         {"use": "budget", "tokens": 60, "per": ["difficulty"], "rule": "greedy"},
+        {"use": "balance", "by": ["difficulty"]},
         {
             "use": "exact_target",
             "rows": 30,

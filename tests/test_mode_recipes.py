@@ -1,5 +1,6 @@
 """Recipes about thinking modes: mode_advantage and hybrid_mode_mix. The numbers are worked out by hand."""
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from fractions import Fraction
@@ -15,9 +16,12 @@ from tracemill.pipelines.build import Built, build
 from tracemill.pipelines.export import export
 from tracemill.pipelines.store import Store
 from tracemill.schemas.errors import RecipeError
-from tracemill.schemas.recipe import Recipe
+from tracemill.schemas.recipe import Recipe, parse_recipe
 from tracemill.schemas.request import Completion, Request
-from tracemill.schemas.rows import Verdict
+from tracemill.schemas.rows import Problem, Verdict, draw
+from tracemill.selectors.balance import balance
+from tracemill.synth.hybrid_mode_mix.labels import label_of as better_mode
+from tracemill.synth.hybrid_mode_mix.labels import mean, pairs, tagged
 from tracemill.synth.mode_advantage.rewards import advantage, balanced, counted, goes_round, label_of, shaped, staged
 from tracemill.synth.modes import Rollout, closes_at_once
 
@@ -279,3 +283,255 @@ def test_options_of_mode_advantage_that_cannot_work_are_refused(
 ):
     with pytest.raises(RecipeError, match=said):
         built(recipe, store, both, synth={"use": "mode_advantage", **options})
+
+
+# ---- labels of hybrid_mode_mix
+
+
+def scored(think: list[int], nothink: list[int]) -> tuple[dict[str, list[Rollout]], dict[str, Fraction]]:
+    groups = {
+        mode: [rollout(mode, right=bool(score), n=i, tokens=10 + i) for i, score in enumerate(scores)]
+        for mode, scores in (("think", think), ("no_think", nothink))
+    }
+    return groups, {
+        r.name: Fraction(score)
+        for mode, scores in (("think", think), ("no_think", nothink))
+        for r, score in zip(groups[mode], scores, strict=True)
+    }
+
+
+def labelled(think: list[int], nothink: list[int], *, solvable: bool = True, delta: str = "0.2") -> str | None:
+    groups, scores = scored(think, nothink)
+    means = {mode: mean([scores[r.name] for r in group]) for mode, group in groups.items()}
+    return better_mode(means, scores, solvable=solvable, delta=Fraction(delta))
+
+
+@pytest.mark.parametrize(
+    ("think", "nothink", "label"),
+    [
+        ([1, 1, 0, 1], [0, 1, 0, 0], "think"),
+        ([1, 1, 0, 1], [0, 1, 1, 1], "no_think"),
+        ([0, 0, 0, 0], [0, 0, 0, 0], "unsolved"),
+        ([1, 1, 1, 1], [1, 1, 1, 1], "no_think"),
+        (
+            [1, 1, 1, 0, 0],
+            [1, 1, 0, 0, 0],
+            "no_think",
+        ),  # 0.6 - 0.4 is no more than 0.2; floats make it 0.19999999999999996
+        ([0, 0, 0, 0], [1, 0, 0, 0], "no_think"),
+        ([], [1], None),
+    ],
+)
+def test_thinking_is_the_label_only_where_it_gains_more_than_delta(
+    think: list[int], nothink: list[int], label: str | None
+):
+    assert labelled(think, nothink) == label
+
+
+def test_an_open_prompt_that_scores_0_is_not_unsolved():
+    assert labelled([0, 0], [0, 0], solvable=False) == "no_think"
+
+
+def test_pairs_are_between_the_modes_and_within_them_and_none_where_all_score_the_same():
+    problem = Problem(problem_id="p", question="q")
+    groups, scores = scored([0, 1, 1, 0], [0, 0, 0, 1])
+    found = {(row["pair_kind"], row["mode"]): row for row in pairs(problem, groups, "think", scores)}
+    assert found.keys() == {("inter", "think"), ("intra", "think"), ("intra", "no_think")}
+    assert found["inter", "think"]["rejected_mode"] == "no_think"
+    assert [(row["chosen_score"], row["rejected_score"]) for row in found.values()] == [
+        (1.0, 1.0),
+        (1.0, 0.0),
+        (1.0, 0.0),
+    ]
+    assert (found["intra", "think"]["chosen_tokens"], found["intra", "think"]["rejected_tokens"]) == (11, 10)
+    groups, scores = scored([1, 1], [1, 1])
+    assert pairs(problem, groups, "no_think", scores) == []
+    assert pairs(problem, groups, "unsolved", scores) == []
+    groups, scores = scored([1, 0, 0, 0, 0], [0, 0, 0, 0, 0])
+    kinds = [row["pair_kind"] for row in pairs(problem, groups, "no_think", scores)]
+    assert kinds == ["intra"], "the cheap mode's best is worse than the other's: no pair between them"
+
+
+@pytest.mark.parametrize(
+    ("mode", "text", "tags"),
+    [
+        ("think", "3 * 8 = 24.\n</think>\n\nSo 24.", "<think>\n3 * 8 = 24.\n</think>\n\nSo 24."),
+        ("think", "<think>\n3 * 8 = 24.\n</think>\n\nSo 24.", "<think>\n3 * 8 = 24.\n</think>\n\nSo 24."),
+        ("think", "3 * 8", "<think>\n3 * 8"),
+        ("no_think", "</think>\n\nSo 24.", "<no_think>\nSo 24.\n</no_think>"),
+        ("no_think", "<think>\n</think>\n\nSo 24.", "<no_think>\nSo 24.\n</no_think>"),
+        ("no_think", "Hello, Tom.", "<no_think>\nHello, Tom.\n</no_think>"),
+    ],
+)
+def test_a_reply_is_written_in_the_tags_of_its_mode(mode: str, text: str, tags: str):
+    assert tagged(rollout(mode, text=text)) == tags
+
+
+# ---- hybrid_mode_mix as a build
+
+
+@pytest.fixture
+def pools(tmp_path: Path) -> list[dict[str, str]]:
+    """Twenty sums, and twenty greetings of which one in four is about code."""
+    sums = [{"id": f"p{i:02}", "question": f"What is {i} + {i % 3}?", "answer": str(i + i % 3)} for i in range(20)]
+    talk = [
+        {"id": f"t{i:02}", "question": f"Say hello to {'the class' if i % 4 == 0 else 'Tom'}{'!' * i}"}
+        for i in range(20)
+    ]
+    for name, table in (("sums", sums), ("talk", talk)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table))
+    return [{"path": str(tmp_path / f"{name}.jsonl")} for name in ("sums", "talk")]
+
+
+POOLS = {"thinking": ["sums"], "unthinking": ["talk"]}
+
+
+def mixed(request: Request) -> str:
+    """Thinking is right for three draws of four, not thinking for one; a greeting is one. A reward model likes short ones."""
+    if request.kind == "reward":
+        return str(100 - len(str(request.prompt)))
+    forced = "</think>" in str(request.prefix)
+    if request.problem_id[0] == "t":
+        return "Hello." if forced else "He is new.\n</think>\n\nHello."
+    number = int(request.problem_id[1:])
+    right = (request.index == 3) if forced else (request.index != 2)
+    answer = rf"so \boxed{{{number + number % 3 if right else 1000}}}"
+    if str(request.prefix).endswith("...\n"):
+        return f"{'' if number % 2 else 'Hm.'}</think>{answer}"
+    return answer if forced else f"I add.\n</think>\n\n{answer}"
+
+
+def test_each_pool_gives_rows_in_its_own_tags_and_held_out_prompts_are_labelled(
+    recipe: Make, store: Store, tmp_path: Path, pools: list[dict[str, str]]
+):
+    synth = {"use": "hybrid_mode_mix", **POOLS, "held_out": 0.5, "choice": "...\n", **BOTH}
+    made = built(recipe, store, mixed, source=pools, synth=synth)
+    found = rows(made)
+    train, held = found.filter(split="train"), found.filter(split="held_out")
+    outside = {name for name in found["problem_id"] if draw(f"held_out|{name}") < 1 << 63}
+    assert set(held["problem_id"]) == {name for name in outside if name[0] == "p"}
+    assert set(train.filter(domain="sums")["response"].str.slice(0, 8)) == {"<think>\n"}
+    assert train.filter(domain="sums")["correct"].all()
+    assert set(train.filter(domain="talk")["response"]) == {"<no_think>\nHello.\n</no_think>"}
+    assert set(train.filter(domain="talk")["mode"]) == {"no_think"}
+    assert train["score"].null_count() == train.height
+    assert set(train["label_mode"]) == {None}
+    assert {(row["mean_think"], row["mean_nothink"], row["label_mode"]) for row in held.to_dicts()} == {
+        (0.75, 0.25, "think")
+    }
+    assert held.group_by("problem_id").len()["len"].unique().to_list() == [8]
+    assert (held["score"] == held["correct"].cast(pl.Float64)).all()
+    table = rows(made, "modes")
+    sums = table.filter(domain="sums")
+    assert {row["chosen_mode"] for row in sums.to_dicts()} == {"think", "no_think"}
+    assert (
+        sums["chosen_mode"] == pl.Series([("no_think" if int(name[1:3]) % 2 else "think") for name in sums["id"]])
+    ).all()
+    assert set(table.filter(domain="talk")["label_mode"]) == {None}
+    turned = reasons(made)
+    assert turned["unscored"] == table.filter(domain="talk").height
+    about_code = {f"t{i:02}" for i in range(0, 20, 4)}
+    assert turned["math_or_code"] == 4 * len({name for name in about_code if draw(f"held_out|{name}") >= 1 << 63})
+    kinds = dict(rows(made, "pairs")["pair_kind"].value_counts().rows())
+    assert kinds == {"inter": sums.height, "intra": 2 * sums.height}
+    view = pl.read_parquet(f"{export(made.dataset.path, 'mode-pairs', tmp_path / 'v', kind='inter')}/*.parquet")
+    assert view.height == sums.height
+    card = (made.dataset.path / "README.md").read_text()
+    odd = sum(int(name[1:3]) % 2 == 0 for name in sums["id"])
+    assert "Hybrid Accuracy" in card
+    assert f"{odd / sums.height:.3f}" in card
+    assert f"{sums.height} think, 0 no_think; left out 0 unsolved" in card
+
+
+def test_open_prompts_are_scored_by_a_reward_model_where_the_recipe_says_so(
+    recipe: Make, store: Store, pools: list[dict[str, str]]
+):
+    synth = {"use": "hybrid_mode_mix", **POOLS, "held_out": 1.0, "open_prompts": "reward", **BOTH}
+    with pytest.raises(RecipeError, match="reward"):
+        built(recipe, store, mixed, source=pools[1:], synth=synth)
+    models = {"solver": {"name": "s", "max_tokens": 64}, "reward": {"name": "r", "max_tokens": 1}}
+
+    def reply(request: Request) -> str:
+        """The reward model likes what was thought about."""
+        if request.kind == "reward":
+            return "2.0" if "Considered" in str(request.prompt) else "1.0"
+        return "Hello." if "</think>" in str(request.prefix) else "Hm.</think>Considered hello."
+
+    make = {
+        "source": pools[1:],
+        "filters": [],
+        "select": [],
+        "name": "open",
+        "models": models,
+        "engines": {"solver": {"kind": "scripted"}},
+    }
+    made = build(parse_recipe({**make, "synth": synth}), store, reply=reply)
+    assert {(row["mean_think"], row["mean_nothink"], row["label_mode"], row["scored_by"]) for row in rows(made, "modes").to_dicts()} == {(2.0, 1.0, "think", "reward")}  # fmt: skip
+    shorter = build(parse_recipe({**make, "synth": {**synth, "per_token": 1.0}}), store, reply=reply)
+    assert set(rows(shorter, "modes")["label_mode"]) == {"no_think"}
+
+
+def test_a_prompt_of_no_pool_is_turned_down_by_name(recipe: Make, store: Store, pools: list[dict[str, str]]):
+    made = built(
+        recipe,
+        store,
+        mixed,
+        source=pools,
+        synth={"use": "hybrid_mode_mix", "thinking": ["sums"], "unthinking": ["chat"], "held_out": 0.0, **BOTH},
+    )
+    assert reasons(made)["no_pool"] == 20
+    assert set(rows(made)["domain"]) == {"sums"}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"thinking": ["a"], "unthinking": ["a"]}, r"both name \['a'\]"),
+        ({"thinking": []}, "one names nothing"),
+        ({"held_out": 1.5}, "a share from 0 to 1"),
+        ({"per_token": 0.1}, "takes from a reward model's scores"),
+        ({"chat_prompt": "Hi"}, "has no place for the problem"),
+    ],
+)
+def test_options_of_hybrid_mode_mix_that_cannot_work_are_refused(
+    recipe: Make, store: Store, options: Mapping[str, Any], said: str
+):
+    with pytest.raises(RecipeError, match=said):
+        built(recipe, store, mixed, synth={"use": "hybrid_mode_mix", **options})
+
+
+# ---- the selector that weighs both alike
+
+TOKENS = st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 40) | st.none()), max_size=20)
+
+
+@given(TOKENS)
+def test_no_kind_is_taken_with_more_tokens_than_the_least_has(drawn: list[tuple[str, int | None]]):
+    frame = pl.LazyFrame(
+        {
+            "id": [f"r{i:02}" for i in range(len(drawn))],
+            "mode": [mode for mode, _ in drawn],
+            "n_tokens": [n for _, n in drawn],
+        },
+        schema={"id": pl.String, "mode": pl.String, "n_tokens": pl.Int64},
+    )
+    found = balance(frame, by=("mode",)).rows.collect()
+    assert found["id"].to_list() == [f"r{i:02}" for i in range(len(drawn))]
+    sums = {mode: sum(n or 0 for other, n in drawn if other == mode) for mode in {mode for mode, _ in drawn}}
+    least = max(1, min(sums.values(), default=1))
+    for mode, total in sums.items():
+        taken = found.filter(pl.col("selected") & (pl.col("mode") == mode))["n_tokens"].sum()
+        assert taken <= least
+        if total == least:
+            assert taken == total, "the least is taken whole"
+        spare = found.filter(~pl.col("selected") & (pl.col("mode") == mode))["n_tokens"].drop_nulls()
+        assert all(n > least - taken for n in spare), "whatever still fits is taken"
+
+
+def test_a_balance_of_nothing_or_over_nothing_is_refused_or_empty():
+    frame = pl.LazyFrame({"id": ["a"], "mode": ["x"], "n_tokens": [3]})
+    with pytest.raises(ValueError, match=r"by = \[\]: name the columns"):
+        balance(frame, by=())
+    with pytest.raises(RecipeError, match="no column 'mod'; did you mean 'mode'"):
+        balance(frame, by=("mod",))
+    assert balance(frame.head(0), by=("mode",)).rows.collect().height == 0

@@ -49,9 +49,11 @@ def _starts(engine: Engine, thought: str, offset: int) -> list[int]:
         return starts[1:]
     groups, first = [], 0
     for sentence in _SENTENCE.finditer(thought):
-        if engine.count_tokens(thought[first : sentence.end()]) >= GROUP:
-            groups.append(offset + sentence.end())
-            first = sentence.end()
+        if engine.count_tokens(thought[first : sentence.start()]) >= GROUP:
+            groups.append(
+                offset + sentence.start()
+            )  # a space belongs to the word behind it, as most tokenizers have it
+            first = sentence.start()
     return [group for group in groups if group < offset + len(thought.rstrip())]
 
 
