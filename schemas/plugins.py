@@ -138,6 +138,10 @@ class Engine(Protocol):
         """
         ...
 
+    def vocabulary(self, role: str = "solver") -> int | None:
+        """The first token id that the role's tokenizer leaves free, as it would give to a token added to it; None without a tokenizer."""
+        ...
+
     def token_starts(
         self, text: str, prompt: str | tuple[Message, ...] | None = None, role: str = "solver"
     ) -> list[int] | None:

@@ -18,7 +18,7 @@ FORMATS = (
     *("trl-sft", "trl-dpo", "trl-kto", "trl-grpo", "verl", "sharegpt", "alpaca", "openrlhf"),
     *("mixchain-wide", "mixchain-long", "knowrl"),
     *("hrm", "trl-prm", "step-pairs", "rest", "omega-pairs"),
-    *("medverse", "petri-linear", "petri-dag", "zip-rc", "r2r"),
+    *("medverse", "petri-linear", "petri-dag", "zip-rc", "r2r", "mode-pairs", "gist-segments"),
 )
 """What `[views]` and `tracemill export --to` know."""
 WEIGHTS = ("adapter", "start", "end")

@@ -339,6 +339,12 @@ class ProblemEngine:
         renderer = self._role(role).renderer
         return renderer.encode(text) if renderer else None
 
+    def vocabulary(self, role: str = "solver") -> int | None:
+        """See schemas/plugins.py."""
+        renderer = self._role(role).renderer
+        known = renderer.tokenizer.get_vocab(with_added_tokens=True).values() if renderer else None
+        return None if known is None else 1 + max(known, default=-1)
+
     def token_starts(
         self, text: str, prompt: str | tuple[Message, ...] | None = None, role: str = "solver"
     ) -> list[int] | None:

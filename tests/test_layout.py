@@ -42,6 +42,7 @@ MACHINERY = {
             "journal",
             "judge",
             "models",
+            "modes",
             "prompts",
             "render",
             "reply",
