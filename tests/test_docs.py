@@ -24,6 +24,7 @@ from tracemill.schemas.recipe import (
     Budget,
     EmbedderTable,
     EngineTable,
+    Judging,
     ModelTable,
     Recipe,
     Source,
@@ -236,14 +237,30 @@ def test_the_hints_guide_names_every_column_table_and_strategy():
 
 def test_the_guide_to_scores_lists_them_all_and_its_recipes_are_known():
     text = read("scores.md")
-    assert {row[0].strip("`") for row in rows_of(text)} == set(catalog.names("score"))
+    assert {row[0].strip("`") for row in rows_of(text.partition("\n## ")[0])} == set(catalog.names("score"))
     for code in blocks(text, "python"):
         exec(compile(code, "scores.md", "exec"), {})
     for recipe in blocks(text, "toml"):
         found = tomllib.loads(recipe)
         for key, kind in (("score", "score"), ("filters", "filters"), ("select", "selectors")):
             for step in found.get(key, ()):
-                assert catalog.find(kind, Step.model_validate(step))
+                asked = {name: value for name, value in step.items() if name not in ("calibration", "least_accuracy")}
+                assert catalog.find(kind, Step.model_validate(asked))
+
+
+def test_the_guide_to_scores_measures_a_judge(tmp_path: Path):
+    text = read("scores.md")
+    [measured] = [code for code in blocks(text, "toml") if code.startswith("# file: measured.toml")]
+    (tmp_path / "mine.toml").write_text(measured, encoding="utf-8")
+    [cases] = blocks(text, "json")
+    (tmp_path / "cases.jsonl").write_text(cases, encoding="utf-8")
+    shutil.copy(PROBLEMS, tmp_path / "arith.jsonl")
+    (tmp_path / "says.py").write_text(
+        "def reply(request):\n    return '1' if 'percent' not in str(request.prompt) else '?'\n"
+    )
+    made = built(tmp_path, "source.0.limit=3", f"engine.script={tmp_path}/says.py:reply")
+    [found] = made.dataset.manifest()["calibration"]
+    assert [found[side]["part"] for side in ("accuracy", "good_kept", "bad_caught")] == [1, 1, 0]
 
 
 def test_the_guide_to_selection_runs_and_its_options_are_known():
@@ -265,6 +282,7 @@ PAGES: Mapping[str, type[BaseModel]] = {
     "## [embedder]": EmbedderTable,
     "## [benchmarks.NAME]": BenchmarkTable,
     "## [verify]": VerifyTable,
+    "## [synth] and [[score]] that judge": Judging,
     "## [budget]": Budget,
 }
 
