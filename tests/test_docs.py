@@ -1,9 +1,12 @@
 """What docs/ says is so: the pages that list things are complete, the examples run, the promises about sampling anew hold."""
 
 import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -126,6 +129,50 @@ def test_replies_of_ones_own_answer_in_place_of_the_script_that_ships(examples: 
     script = f"engine.script={examples / 'replies.py'}:reply"
     samples = built(examples, "source.0.limit=5", script).dataset.scan("samples").collect()
     assert all(text.startswith("I thought ") for text in samples["text"])
+
+
+# ---- method-guide.md
+
+
+@pytest.fixture
+def worked(tmp_path: Path) -> Path:
+    """A folder with the files of method-guide.md."""
+    for language in ("python", "toml"):
+        for code in blocks(read("method-guide.md"), language):
+            name = re.match(r"# file: (\w+\.\w+)\n", code)
+            assert name is not None, code[:60]
+            (tmp_path / name[1]).write_text(code, encoding="utf-8")
+    [problems] = blocks(read("method-guide.md"), "json")
+    (tmp_path / "problems.jsonl").write_text(problems, encoding="utf-8")
+    return tmp_path
+
+
+def test_the_eleventh_recipe_passes_its_own_test(worked: Path):
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        os.devnull,
+        "--rootdir",
+        str(worked),
+    ]
+    ran = subprocess.run(
+        [*command, "test_reflection_count.py"], cwd=worked, capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, "3 passed" in ran.stdout) == (0, True), ran.stdout + ran.stderr
+
+
+def test_the_eleventh_recipe_builds_and_names_its_paper(worked: Path):
+    shutil.copy(PROBLEMS, worked / "problems.jsonl")
+    dataset = build(
+        load_recipe(worked / "reflection_count.toml", ["source.0.limit=40", "synth.n=8"]), Store(worked / "s")
+    ).dataset
+    assert 0 < dataset.scan().collect().height <= 160
+    assert "arxiv.org/abs/2602.12113" in (dataset.path / "README.md").read_text()
 
 
 # ---- step-trees.md
