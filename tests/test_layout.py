@@ -41,6 +41,7 @@ MACHINERY = {
             "journal",
             "judge",
             "models",
+            "plans",
             "prompts",
             "render",
             "reply",
