@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import PROBLEMS
 from tracemill.pipelines.build import Built, build
-from tracemill.pipelines.shards import Shard, build_shard, gather
+from tracemill.pipelines.scale.shards import Shard, build_shard, gather
 from tracemill.pipelines.store import Store
 from tracemill.schemas.errors import RecipeError, TooManyFailures
 from tracemill.schemas.recipe import Recipe
