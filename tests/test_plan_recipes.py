@@ -1,6 +1,7 @@
 """Recipes that put a plan in front of a solution: plan_execute_split, code_plan. The numbers are worked out by hand."""
 
 import json
+import re
 from array import array
 from collections.abc import Callable, Mapping
 from fractions import Fraction
@@ -16,7 +17,7 @@ from tracemill.pipelines.build import Built, build
 from tracemill.pipelines.scale.shards import Shard, build_shard, gather
 from tracemill.pipelines.store import Store
 from tracemill.schemas.errors import RecipeError, TooManyFailures
-from tracemill.schemas.recipe import Recipe
+from tracemill.schemas.recipe import Recipe, load_recipe
 from tracemill.schemas.request import Request, TokenScores
 from tracemill.schemas.rows import Problem, draw
 from tracemill.synth.backends.scripted import Scripted
@@ -621,3 +622,48 @@ def test_a_method_that_declares_no_neighbours_is_told_what_to_write(recipe: Make
     )
     with pytest.raises(TooManyFailures, match="declares none: write NEIGHBOURS = 1"):
         built(recipe, store, coder(), synth={"use": f"{tmp_path / 'mine.py'}:mine"})
+
+
+# ---- the recipes that ship
+
+
+def test_the_recipe_of_the_guide_caps_straight_plans(tmp_path: Path):
+    """Every fourth plan has a loop, and the others are straight."""
+    [block] = [text for text in re.findall(r"```toml\n(.*?)```", (ROOT / "docs/recipes.md").read_text(), re.DOTALL) if "code-plans.toml" in text]  # fmt: skip
+    (tmp_path / "code-plans.toml").write_text(block)
+    lines = (ROOT / "data/problems/arith.jsonl").read_text().splitlines()
+    (tmp_path / "arith.jsonl").write_text("\n".join(lines))
+    answers = {row["id"]: row["answer"] for row in map(json.loads, lines)}
+
+    def reply(request: Request) -> str:
+        if request.scope == "solve":
+            return rf"so it is \boxed{{{answers[request.problem_id]}}}"
+        return "for a in them:\n    b = a\n    c = b" if draw(request.problem_id) % 4 == 0 else OWN
+
+    made = build(load_recipe(tmp_path / "code-plans.toml"), Store(tmp_path / "store"), reply=reply)
+    assert sorted(row["straight"] for row in rows(made)) == [False] * 20 + [True] * 5
+    assert set(reasons(made)) == {"over_quota"}
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+@pytest.mark.timeout(1200)
+def test_the_recipes_make_rows_with_the_small_model(tmp_path: Path):
+    pytest.importorskip("vllm", reason="needs vLLM: make demo installs its CPU build")
+    store, few = Store(tmp_path / "store"), ["source.0.limit=20"]
+    made = {name: build(load_recipe(ROOT / f"data/recipes/{name}.toml", few), store) for name in ("plan-execute-split", "code-plan")}  # fmt: skip
+    plans = rows(made["plan-execute-split"])
+    assert len(plans) >= 5
+    for row in plans:
+        text = row["messages"][-1]["content"]
+        assert text.startswith(f"<EXPLORATION>\n{row['exploration']}\n</EXPLORATION>\n<EXECUTION>")
+        assert row["plan_titles"] == row["exec_titles"]
+        assert row["correct"]
+        assert row["gold"] not in row["exploration"]
+    codes = rows(made["code-plan"])
+    assert codes
+    for row in codes:
+        compile(row["plan"], "plan", "exec")
+        assert row["delta_logp"] >= 0.05
+        assert row["delta_logp"] > row["delta_shuffled"]
+        assert row["shuffled_from"] != row["problem_id"]
