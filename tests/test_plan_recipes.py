@@ -642,7 +642,7 @@ def test_the_recipe_of_the_guide_caps_straight_plans(tmp_path: Path):
 
     made = build(load_recipe(tmp_path / "code-plans.toml"), Store(tmp_path / "store"), reply=reply)
     assert sorted(row["straight"] for row in rows(made)) == [False] * 20 + [True] * 5
-    assert set(reasons(made)) == {"over_quota"}
+    assert set(reasons(made)) == {"quota_full"}
 
 
 @pytest.mark.slow
