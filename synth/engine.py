@@ -6,7 +6,7 @@ the journal holds comes back at once, the rest is sampled.
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -78,6 +78,8 @@ class Workshop:
     """Bytes of completions that open problems hold."""
     housekeeping: list[str] = field(default_factory=list)
     """What those who look after the journal want a person to see now."""
+    neighbours: Callable[[Problem], tuple[Problem, ...]] | None = None
+    """Which problems of the build stand beside one; None where the method declares no NEIGHBOURS."""
     loaded: str | None = None
     """The scale whose merged weights are loaded in this pass over the problems; those of others wait for their own."""
     _gates: dict[tuple[str, str | None], Gate] = field(default_factory=dict)
@@ -307,6 +309,14 @@ class ProblemEngine:
         verdict = await verifier.compare(answer, gold or "")
         await self.shop.journal.put(key, verdict)
         return verdict
+
+    def neighbours(self) -> tuple[Problem, ...]:
+        """See schemas/plugins.py."""
+        if self.shop.neighbours is None:
+            raise ProblemFailed(
+                "the method asks for other problems and declares none: write NEIGHBOURS = 1 beside its COLUMNS"
+            )
+        return self.shop.neighbours(self.problem)
 
     def model_name(self, role: str = "solver") -> str:
         return self._role(role).model.name

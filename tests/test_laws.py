@@ -110,6 +110,19 @@ def in_moves(request: Request) -> str:
 TOKENIZER = str(Path(__file__).resolve().parent.parent / "data/models/tiny-reasoner")
 BOTH_MODES = {"think_prefix": "<think>\n", "nothink_prefix": "<think>\n</think>\n\n"}
 
+def in_plans(request: Request) -> str:
+    """A plan in titles or in code, sometimes of one step or none; executions that are sometimes wrong or out of order."""
+    number, luck = int(request.problem_id[1:]), request.rng_seed % 5
+    if request.salt == "execute":
+        titles = ["1. Read both numbers", "2. Add them up"][:: -1 if luck == 1 else 1]
+        return "\n".join([*titles[: 1 + bool(number % 5)], rf"\boxed{{{2 * number + 1 + (luck == 2)}}}"])
+    if request.scope == "plan_execute_split":
+        return ["1. Add them up", "Add.", "1. Read both numbers\n2. Add them up"][min(2, number % 5)]
+    if request.salt.startswith("plan"):
+        return f"```python\ndef solve(a, b):\n    c{luck} = {'add(a, b)' if luck else 'a +'}\n    return c{luck}\n```"
+    return guess(request)
+
+
 METHODS: dict[str, Case] = {
     "sample": Case(options={"n": 5}),
     "length_harmonize": Case(options={"n": 4, "k": 3}, recipe={"filters": [], "select": []}),
@@ -147,6 +160,10 @@ METHODS: dict[str, Case] = {
         reply=in_modes,
     ),
     "memory_actions": Case(options={"n": 3}, recipe={"filters": [], "select": []}, reply=in_moves),
+    "plan_execute_split": Case(options={"tries": 2, "direct": 0.5, "plan_only": 0.5}, reply=in_plans),
+    "code_plan": Case(
+        options={"n": 2, "shortest": 1, "ratio": 9.0, "copied": 1.0, "least": 0.0, "shuffled": "recorded"}, reply=in_plans
+    ),
     "mixchain": Case(options={"adapter": "longer", "alphas": [0.2, 0.5, 0.8]}),
     "petri_trace": Case(
         options={"refine": [], "rounds": 2},

@@ -43,6 +43,7 @@ MACHINERY = {
             "judge",
             "models",
             "modes",
+            "plans",
             "prompts",
             "render",
             "reply",
