@@ -61,11 +61,7 @@ def colour(name: str) -> str:
 
 def standalone(drawing: str) -> str:
     """The drawing as a file of its own: its colours are those of the light, for renderers that know no CSS variables."""
-    return (
-        '<?xml version="1.0" encoding="UTF-8"?>\n'
-        + _TAG.sub(lambda tag: _VARIABLE.sub(r'="\1"', tag[0]), drawing)
-        + "\n"
-    )
+    return _TAG.sub(lambda tag: _VARIABLE.sub(r'="\1"', tag[0]), drawing) + "\n"
 
 
 def letters(text: str) -> int:
