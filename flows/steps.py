@@ -25,6 +25,7 @@ from tracemill.pipelines.devices import gpus_of
 from tracemill.pipelines.hub import publish_to_hub
 from tracemill.pipelines.progress import Lines, ProgressFile, Report, Several
 from tracemill.pipelines.publish import publish_to, published_lines
+from tracemill.pipelines.report.beside import with_report
 from tracemill.pipelines.shipped import read_recipe
 from tracemill.pipelines.store import Store
 from tracemill.pipelines.workers import spread
@@ -124,6 +125,9 @@ class Making:
     given: bool
 
     def __call__(self, report: Report, brake: Brake | None = None) -> Built:
+        return with_report(self._made(report, brake), self.recipe, self.store)
+
+    def _made(self, report: Report, brake: Brake | None) -> Built:
         if not (self.workers or self.scheduler):
             return build(self.recipe, self.store, given=self.given, report=report, brake=brake)
         where: dict[str, Any] = {"workers": self.workers, "scheduler": self.scheduler or None}

@@ -27,6 +27,7 @@ from tracemill.pipelines.parents import with_parents
 from tracemill.pipelines.plan import Plan, code_hash, resolve
 from tracemill.pipelines.progress import Report
 from tracemill.pipelines.readers import Resolve
+from tracemill.pipelines.report.cards import card_pictures
 from tracemill.pipelines.segments import Segments, open_segments
 from tracemill.pipelines.shard_work import adopt_shards, locked_work, refuse_missing, remove_shards
 from tracemill.pipelines.sharing import Shared
@@ -59,6 +60,8 @@ class Built:
     """What the version has in common with older ones, on the disk too."""
     notes: Sequence[str] = ()
     """What a person should know of the run although it is done."""
+    report: Path | None = None
+    """The page about the version, where one was written."""
 
     def summary(self) -> dict[str, Any]:
         """The last line of `tracemill build --json`."""
@@ -120,11 +123,11 @@ def build(
             report.step("filtering and selecting")
             decisions = decide(plan, staged.traces.scan(), staged.problems.scan(), client=client, folder=work)
             report.step("committing")
-            dataset, shared = _commit(plan, store, spool, shop, staged, decisions, taken, tally, why_partial)
+            dataset, shared, notes = _commit(plan, store, spool, shop, staged, decisions, taken, tally, why_partial)
             staged.remove()
             if gathering:
                 remove_shards(work)
-            notes = tuple(shop.housekeeping)
+            notes = [*shop.housekeeping, *notes]
     built = Built(dataset, tally, why_partial, shared, notes)
     report.done(built)
     return built
@@ -241,7 +244,7 @@ def _commit(
     taken: list[Taken],
     tally: Tally,
     why_partial: str | None,
-) -> tuple[Dataset, Shared]:
+) -> tuple[Dataset, Shared, list[str]]:
     lost = [as_rejected(r.problem_id, r.reason, r.evidence, r.row) for r in spool.source_rejections()]
     hashes = [source_hash(source, resolve=resolver(store)) for source in plan.recipe.source]
     accuracy, summary = accuracy_of(plan, staged), summary_of(plan, staged)
@@ -259,8 +262,9 @@ def _commit(
             manifest=made,
             complete=why_partial is None,
             card=card_of(plan, accuracy, summary, [plain_summary(found) for found in decisions.summaries.values()]),
+            draw=card_pictures if plan.recipe.report.pictures else None,
         )
-        return dataset, draft.shared
+        return dataset, draft.shared, draft.notes
 
 
 def resolver(store: Store) -> Resolve:

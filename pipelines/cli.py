@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tracemill.pipelines import cli_schedule, cli_shards, cli_store, cli_views
+from tracemill.pipelines import cli_report, cli_schedule, cli_shards, cli_store, cli_views
 from tracemill.pipelines.cli_base import (
     STORE,
     JsonOption,
@@ -285,6 +285,7 @@ def diff(
             print(line)
 
 
+app.command()(cli_report.report)
 app.command()(cli_shards.gather)
 app.command()(cli_views.export)
 app.command()(cli_store.fsck)
