@@ -130,7 +130,7 @@ def _groups(dataset: Dataset) -> dict[str, list[str]]:
 def _how(dataset: Dataset) -> tuple[str, int]:
     """The text and the number of windows that `semantic_dedup` compared, or its defaults."""
     steps: Sequence[Mapping[str, Any]] = dataset.manifest().get("identity", {}).get("select") or ()
-    options = next((step.get("options", {}) for step in steps if step.get("use") == "semantic_dedup"), {})
+    options: Mapping[str, Any] = next((step.get("options", {}) for step in steps if step.get("use") == "semantic_dedup"), {})
     return str(options.get("text", "output")), int(options.get("chunks", 1))
 
 
