@@ -22,12 +22,12 @@ from tracemill.pipelines.build import Built, build
 from tracemill.pipelines.hub import publish_to_hub
 from tracemill.pipelines.publish import publish_to, published_lines
 from tracemill.pipelines.recipes.shipped import read_recipe
+from tracemill.pipelines.report.beside import with_report
 from tracemill.pipelines.running.brake import Brake
 from tracemill.pipelines.running.progress import Lines, ProgressFile, Report, Several
 from tracemill.pipelines.scale.cluster import cluster
 from tracemill.pipelines.scale.devices import gpus_of
 from tracemill.pipelines.scale.workers import spread
-from tracemill.pipelines.report.beside import with_report
 from tracemill.pipelines.store import Store
 from tracemill.schemas.errors import EngineLost, HubLost, RecipeError, SegmentsLost, WorkersLost
 from tracemill.schemas.recipe import Recipe

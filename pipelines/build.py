@@ -24,6 +24,7 @@ from tracemill.pipelines.plan import Plan, code_hash, resolve
 from tracemill.pipelines.reading.mixing import Taken, mix
 from tracemill.pipelines.reading.readers import Resolve
 from tracemill.pipelines.reading.sources import read_source, source_hash, source_key
+from tracemill.pipelines.report.cards import card_pictures
 from tracemill.pipelines.running import outcomes
 from tracemill.pipelines.running.brake import Brake
 from tracemill.pipelines.running.outcomes import Record
@@ -32,7 +33,6 @@ from tracemill.pipelines.running.segments import Segments, open_segments
 from tracemill.pipelines.running.spool import Spool
 from tracemill.pipelines.running.tally import Tally, too_many
 from tracemill.pipelines.scale.shard_work import adopt_shards, locked_work, refuse_missing, remove_shards
-from tracemill.pipelines.report.cards import card_pictures
 from tracemill.pipelines.store import Dataset, Store, parse_ref
 from tracemill.pipelines.synthesize import synthesize
 from tracemill.pipelines.versions.lineage import accuracy_of, card_of, identity_of, made_from, resolved_toml

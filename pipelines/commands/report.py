@@ -28,8 +28,8 @@ def report(
     ] = None,
 ) -> None:
     """Write one HTML page that opens from disk: what is in a version, what was thrown away and why; of two, what differs."""
-    from tracemill.pipelines.dataset import reading
     from tracemill.pipelines.report.report import make
+    from tracemill.pipelines.versions.dataset import reading
 
     with errors():
         place = opened_store(store, read_only=True)

@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tracemill.pipelines.dataset import VERSION, Dataset, check_name, reading
-from tracemill.pipelines.durable import watch_disk, write_whole
 from tracemill.pipelines.report.draw import NEEDS, can_draw
 from tracemill.pipelines.store import Store
+from tracemill.pipelines.versions.dataset import VERSION, Dataset, check_name, reading
+from tracemill.pipelines.versions.durable import watch_disk, write_whole
 
 if TYPE_CHECKING:
     from tracemill.pipelines.build import Built

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 
-from tracemill.pipelines.card import CardPicture
-from tracemill.pipelines.dataset import Dataset
+from tracemill.pipelines.cards.card import CardPicture
 from tracemill.pipelines.report.charts import Chart
 from tracemill.pipelines.report.draw import standing_alone
 from tracemill.pipelines.report.facts import Facts, facts_of
 from tracemill.pipelines.report.methods import method_charts
 from tracemill.pipelines.report.sections import accuracy_chart, funnel_chart, lengths_chart
+from tracemill.pipelines.versions.dataset import Dataset
 
 FOLDER = "pictures"
 

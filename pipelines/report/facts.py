@@ -10,11 +10,11 @@ from typing import Any
 
 import polars as pl
 
-from tracemill.pipelines.accuracy import by_number
-from tracemill.pipelines.card_parts import WINDOWS
-from tracemill.pipelines.dataset import Dataset
-from tracemill.pipelines.reasons import columns_of
+from tracemill.pipelines.asking.reasons import columns_of
+from tracemill.pipelines.cards.accuracy import by_number
+from tracemill.pipelines.cards.parts import WINDOWS
 from tracemill.pipelines.report.funnel import EXAMPLES, Funnel, funnel_of
+from tracemill.pipelines.versions.dataset import Dataset
 
 BINS = 24
 """Bars of a histogram; one more holds what is beyond them."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from tracemill.pipelines.dataset import Dataset
+from tracemill.pipelines.versions.dataset import Dataset
 
 MOST_REASONS = 40
 """Reasons of a step that are told one by one, the commonest; the others are added up."""

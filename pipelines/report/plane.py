@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from tracemill.pipelines.dataset import Dataset
-from tracemill.pipelines.reasons import columns_of
+from tracemill.pipelines.asking.reasons import columns_of
 from tracemill.pipelines.report.blocks import Block, Figure, Section, Text, table
 from tracemill.pipelines.report.charts import Bars, Cloud
 from tracemill.pipelines.report.facts import Facts, Similar, table_of
 from tracemill.pipelines.store import Store
+from tracemill.pipelines.versions.dataset import Dataset
 from tracemill.schemas.recipe import EmbedderTable
 from tracemill.selectors.meaning import text_of
 from tracemill.synth.embed import Embedder, open_embedder
@@ -130,7 +130,9 @@ def _groups(dataset: Dataset) -> dict[str, list[str]]:
 def _how(dataset: Dataset) -> tuple[str, int]:
     """The text and the number of windows that `semantic_dedup` compared, or its defaults."""
     steps: Sequence[Mapping[str, Any]] = dataset.manifest().get("identity", {}).get("select") or ()
-    options: Mapping[str, Any] = next((step.get("options", {}) for step in steps if step.get("use") == "semantic_dedup"), {})
+    options: Mapping[str, Any] = next(
+        (step.get("options", {}) for step in steps if step.get("use") == "semantic_dedup"), {}
+    )
     return str(options.get("text", "output")), int(options.get("chunks", 1))
 
 

@@ -5,11 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tracemill.pipelines.dataset import Dataset
-from tracemill.pipelines.diff import diff
-from tracemill.pipelines.diff_screens import tables_of, told
-from tracemill.pipelines.durable import write_whole
-from tracemill.pipelines.reasons import CHANGES
+from tracemill.pipelines.asking.diff import diff
+from tracemill.pipelines.asking.diff_screens import tables_of, told
+from tracemill.pipelines.asking.reasons import CHANGES
 from tracemill.pipelines.report.beside import write_beside
 from tracemill.pipelines.report.blocks import Block, Change, Changes, Numbers, Section, Text
 from tracemill.pipelines.report.facts import Facts, facts_of
@@ -18,6 +16,8 @@ from tracemill.pipelines.report.page import BYTES, page_of, pair_page
 from tracemill.pipelines.report.plane import map_section, opened
 from tracemill.pipelines.report.sections import sections_of
 from tracemill.pipelines.store import Store
+from tracemill.pipelines.versions.dataset import Dataset
+from tracemill.pipelines.versions.durable import write_whole
 from tracemill.schemas.errors import LawBroken, RecipeError
 from tracemill.synth.embed import Embedder
 

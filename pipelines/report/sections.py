@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tracemill.pipelines.lineage import shown_accuracy
+from tracemill.pipelines.cards.summaries import shown_summary
 from tracemill.pipelines.report.blocks import (
     Block,
     Figure,
@@ -21,7 +21,7 @@ from tracemill.pipelines.report.charts import Bars, Boxes, Shares
 from tracemill.pipelines.report.facts import VERDICTS, Counts, Facts, Histogram, Passed
 from tracemill.pipelines.report.funnel import Funnel
 from tracemill.pipelines.report.methods import method_blocks
-from tracemill.pipelines.summaries import shown_summary
+from tracemill.pipelines.versions.lineage import shown_accuracy
 
 
 def sections_of(facts: Facts, extra: Sequence[Section] = ()) -> list[Section]:
