@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from tracemill.pipelines.drawings import CSS
 from tracemill.pipelines.report.blocks import Block, Figure, Section
 from tracemill.pipelines.report.charts import Chart, alike
 from tracemill.pipelines.report.draw import DARK, LIGHT, svg
@@ -81,7 +82,14 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals |= {"drawn": _drawn, "percent": _percent, "light": LIGHT, "dark": DARK, "width": WIDTH}
+    made.globals |= {
+        "drawn": _drawn,
+        "percent": _percent,
+        "light": LIGHT,
+        "dark": DARK,
+        "width": WIDTH,
+        "drawings": Markup(CSS),  # noqa: S704 - a constant
+    }
     made.filters |= {"trusted": Markup, "quoted": lambda text: shlex.quote(str(text))}
     return made
 

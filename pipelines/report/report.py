@@ -10,6 +10,7 @@ from tracemill.pipelines.asking.diff_screens import tables_of, told
 from tracemill.pipelines.asking.reasons import CHANGES
 from tracemill.pipelines.report.beside import write_beside
 from tracemill.pipelines.report.blocks import Block, Change, Changes, Numbers, Section, Text
+from tracemill.pipelines.report.examples import examples_of
 from tracemill.pipelines.report.facts import Facts, facts_of
 from tracemill.pipelines.report.funnel import EXAMPLES
 from tracemill.pipelines.report.page import BYTES, page_of, pair_page
@@ -56,7 +57,7 @@ def report_two(a: Dataset, b: Dataset, embedder: Embedder | None = None) -> str:
 
 
 def _sections(dataset: Dataset, facts: Facts, embedder: Embedder | None) -> list[Section]:
-    return sections_of(facts, [map_section(dataset, facts, embedder)])
+    return sections_of(facts, [*examples_of(dataset), map_section(dataset, facts, embedder)])
 
 
 def _on_one_scale(a: Dataset, b: Dataset, examples: int) -> tuple[Facts, Facts]:
