@@ -27,6 +27,7 @@ from tracemill.pipelines.reading.sources import read_source, source_hash, source
 from tracemill.pipelines.report.cards import card_pictures
 from tracemill.pipelines.running import outcomes
 from tracemill.pipelines.running.brake import Brake
+from tracemill.pipelines.running.forecast import kept_forecast
 from tracemill.pipelines.running.outcomes import Record
 from tracemill.pipelines.running.progress import Report
 from tracemill.pipelines.running.segments import Segments, open_segments
@@ -247,6 +248,7 @@ def _commit(
 ) -> tuple[Dataset, Shared, list[str]]:
     lost = [as_rejected(r.problem_id, r.reason, r.evidence, r.row) for r in spool.source_rejections()]
     hashes = [source_hash(source, resolve=resolver(store)) for source in plan.recipe.source]
+    identity = identity_of(plan, hashes)
     accuracy, summary = accuracy_of(plan, staged), summary_of(plan, staged)
     with store.draft(plan.recipe.name) as draft:
         assemble(draft, plan, staged, decisions, lost, shop.journal)
@@ -255,10 +257,12 @@ def _commit(
             if write_view(view, draft.path, folder / "train-00000-of-00001.parquet") == 0:
                 shutil.rmtree(folder)  # no trainer can load a table without rows
         made = made_from(plan, hashes, taken, staged, decisions, lost, tally, accuracy, summary, why_partial)
+        if (forecast := kept_forecast(store.work_folder(plan.recipe.name), identity)) is not None:
+            made["forecast"] = forecast
         made["sources"] = with_parents(made["sources"], plan.recipe.source, store)
         dataset = draft.commit(
             recipe_toml=resolved_toml(plan.recipe),
-            identity=identity_of(plan, hashes),
+            identity=identity,
             manifest=made,
             complete=why_partial is None,
             card=card_of(plan, accuracy, summary, [plain_summary(found) for found in decisions.summaries.values()]),

@@ -132,11 +132,18 @@ def _bars(axes: Any, chart: Bars) -> None:
         axes.set_xticks([place - 0.5 for place in range(0, len(chart.edges), step)], chart.edges[::step])
     elif chart.across:
         axes.set_yticks(places, [_word(label) for label in chart.labels])
-        axes.invert_yaxis()
+        axes.set_ylim(*_slots(len(places))[::-1])
         _make_room(axes, chart.labels)
     else:
+        axes.set_xlim(*_slots(len(places)))
         _name_places(axes, chart.labels)
     _legend(axes, [name for name, _ in chart.series])
+
+
+def _slots(count: int) -> tuple[float, float]:
+    """The ends of an axis of labels: a few bars do not fill it, or one bar would be a wall."""
+    room = max(0, 4 - count) / 2
+    return -0.5 - room, count - 0.5 + room
 
 
 def _count_axis(axes: Any, chart: Bars) -> None:

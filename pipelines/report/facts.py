@@ -288,7 +288,7 @@ def _of_role(role: str, drawn: pl.DataFrame) -> Passed:
         for row in drawn.iter_rows(named=True):
             counts[row["correct"]] = counts.get(row["correct"], 0) + row["problems"]
     else:
-        labels = ["none", *(f"{10 * tenth}-{10 * tenth + 10} %" for tenth in range(10)), "all"]
+        labels = ["none", *(f"{10 * tenth}-{10 * tenth + 10}" for tenth in range(10)), "all"]
         for row in drawn.iter_rows(named=True):
             right, total = row["correct"], row["total"]
             place = 0 if right == 0 else 11 if right == total else 1 + 10 * right // total

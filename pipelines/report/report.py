@@ -8,7 +8,6 @@ from typing import Any
 from tracemill.pipelines.asking.diff import diff
 from tracemill.pipelines.asking.diff_screens import tables_of, told
 from tracemill.pipelines.asking.reasons import CHANGES
-from tracemill.pipelines.report.beside import write_beside
 from tracemill.pipelines.report.blocks import Block, Change, Changes, Numbers, Section, Text
 from tracemill.pipelines.report.examples import examples_of
 from tracemill.pipelines.report.facts import Facts, facts_of
@@ -19,6 +18,7 @@ from tracemill.pipelines.report.sections import sections_of
 from tracemill.pipelines.store import Store
 from tracemill.pipelines.versions.dataset import Dataset
 from tracemill.pipelines.versions.durable import write_whole
+from tracemill.pipelines.versions.reports import write_beside
 from tracemill.schemas.errors import LawBroken, RecipeError
 from tracemill.synth.embed import Embedder
 

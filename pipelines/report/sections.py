@@ -229,7 +229,7 @@ def _passed(part: Passed) -> Bars:
         name=f"passed-{part.role}",
         title=f"How often a problem was solved ({part.role})",
         said=f"Problems by the share of their samples that is right: {never:,} have none, {always:,} have only right ones, of {sum(part.problems):,}.",
-        x="right samples of a problem",
+        x="right samples of a problem" if "/" in part.labels[0] else "right samples of a problem, %",
         y="problems",
         labels=part.labels,
         series=(("", part.problems),),
