@@ -88,14 +88,18 @@ def spoken(paragraphs: list[Paragraph], counts: float = 1.0) -> list[Span]:
 
 def whole(dice: Dice, problem: WordProblem) -> Text:
     """The thought from end to end, and the answer."""
-    return Text(_asked(problem), [*spoken(thought(dice, problem)), Span(f"{CLOSE}The answer is \\boxed{{{problem.answer}}}.")])
+    return Text(
+        _asked(problem), [*spoken(thought(dice, problem)), Span(f"{CLOSE}The answer is \\boxed{{{problem.answer}}}.")]
+    )
 
 
 def forced(dice: Dice, problem: WordProblem) -> Text:
     """The thought up to the end of one of its paragraphs, closed there by force, and the true answer."""
     paragraphs = thought(dice, problem)
     kept = paragraphs[: dice.between(1, len(paragraphs))]
-    return Text(_asked(problem), [*spoken(kept), Span(FORCED, 0.0), Span(f"{problem.answer}", GUESS_COUNTS), Span("}.")])
+    return Text(
+        _asked(problem), [*spoken(kept), Span(FORCED, 0.0), Span(f"{problem.answer}", GUESS_COUNTS), Span("}.")]
+    )
 
 
 def at_once(dice: Dice, problem: WordProblem) -> Text:  # noqa: ARG001
@@ -121,7 +125,11 @@ def sure(dice: Dice, problem: WordProblem, told: WordProblem) -> Text:
     """Asked whether it is sure at the end of a paragraph: `told` is the problem, or one that gives a wrong answer."""
     astray = told != problem
     paragraphs = thought(dice, told, reflects=20 if astray else REFLECTS)
-    stated = next(n for n, paragraph in enumerate(paragraphs, 1) if paragraph.number == told.difficulty - 1 and paragraph.kind == "gives")
+    stated = next(
+        n
+        for n, paragraph in enumerate(paragraphs, 1)
+        if paragraph.number == told.difficulty - 1 and paragraph.kind == "gives"
+    )
     late = dice.chance(50)
     kept = paragraphs[: dice.between(stated, len(paragraphs)) if late or stated == 1 else dice.between(1, stated - 1)]
     said = (is_stated(kept, problem) and not astray) != dice.chance(WAVERS)
@@ -165,7 +173,9 @@ def _afterwards(dice: Dice, problem: WordProblem) -> Iterator[Paragraph]:
     which = dice.pick_distinct(["again", "last", "any"], dice.pick(AFTERWARDS))
     for kind in which:
         if kind == "again":
-            yield _plain("again", last, f"{dice.pick(('Hmm,', 'Wait,'))} once more: {again}The answer is {problem.answer}.")
+            yield _plain(
+                "again", last, f"{dice.pick(('Hmm,', 'Wait,'))} once more: {again}The answer is {problem.answer}."
+            )
         elif kind == "last" or last == 0:
             yield _check(dice, problem, last)
         else:

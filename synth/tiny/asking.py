@@ -1,12 +1,12 @@
 r"""How the tasks of tiny-generalist are asked: sections in one user message, and what may already stand behind it.
 
-    ## Question
-    Tom has 3 boxes with 8 eggs each. Tom loses 5. How many eggs does Tom have?
-    ## Solution
-    3 * 8 = 24. 24 - 5 = 19. The answer is \boxed{19}.
-    ## Task
-    Name the steps.
-    ## Answer
+## Question
+Tom has 3 boxes with 8 eggs each. Tom loses 5. How many eggs does Tom have?
+## Solution
+3 * 8 = 24. 24 - 5 = 19. The answer is \boxed{19}.
+## Task
+Name the steps.
+## Answer
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Problems whose equations have gone wrong somewhere, with everything after it worked out from there.
 
-    A = 3 * 8 = 24, B = A - 5 = 19      false     A = 26, B = 26 - 5 = 21
-                                        misread   A = 3 * 6 = 18, B = 18 - 5 = 13
-                                        skipped   A = 24, and that is the answer
+A = 3 * 8 = 24, B = A - 5 = 19      false     A = 26, B = 26 - 5 = 21
+                                    misread   A = 3 * 6 = 18, B = 18 - 5 = 13
+                                    skipped   A = 24, and that is the answer
 """
 
 from collections.abc import Callable, Sequence

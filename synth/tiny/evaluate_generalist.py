@@ -28,15 +28,26 @@ from tracemill.synth.tiny.aloud import (
     joined,
     thought,
 )
-from tracemill.synth.tiny.asking import rendered
+from tracemill.synth.tiny.asking import Sections, rendered
 from tracemill.synth.tiny.astray import astray
 from tracemill.synth.tiny.evaluate import AT_ONCE as BATCHED
 from tracemill.synth.tiny.evaluate import Answer, Counted, Sampler, last_boxed, skills
 from tracemill.synth.tiny.generalist import NAME
 from tracemill.synth.tiny.held_out import measured
 from tracemill.synth.tiny.judging import DIFFER, NEEDED, RIGHT, differ, needed, right
-from tracemill.synth.tiny.moves import Notebook, asked
-from tracemill.synth.tiny.plans import CODING, FOLLOWING, NAMING, PLANNED, code, coding, following, naming
+from tracemill.synth.tiny.moves import MOVE, Notebook, asked, step
+from tracemill.synth.tiny.plans import (
+    CODING,
+    FOLLOWING,
+    NAMING,
+    PLANNED,
+    code,
+    coding,
+    following,
+    naming,
+    solution,
+    strategy,
+)
 from tracemill.synth.tiny.problems import Dice, WordProblem
 from tracemill.synth.tiny.talk import TALK, exchange, is_answer, is_held_back
 from tracemill.synth.tiny.texts import TASKS, THINK_END
@@ -69,7 +80,9 @@ def tasks(sampler: Sampler, problems: Sequence[WordProblem]) -> Iterator[Counted
         for heat in (0.0, 1.0):
             answers = sampler.answers([text.asked for text in texts], heat, seed=4)
             pairs = zip(problems, texts, answers, strict=True)
-            yield from counted("tasks", task, heat, [(p, answer.text == text.answer, answer) for p, text, answer in pairs])
+            yield from counted(
+                "tasks", task, heat, [(p, answer.text == text.answer, answer) for p, text, answer in pairs]
+            )
     for skill in PLANNED:
         prompts = [rendered({"Question": p.question, "Plan": code(p)}, TASKS[skill]) for p in problems]
         yield from _boxed(sampler, "tasks", f"{TASKS[skill]} with a plan", prompts, problems)
@@ -77,7 +90,12 @@ def tasks(sampler: Sampler, problems: Sequence[WordProblem]) -> Iterator[Counted
 
 
 def _boxed(
-    sampler: Sampler, table: str, row: str, prompts: Sequence[str], problems: Sequence[WordProblem], heats: Sequence[float] = (0.0, 1.0)
+    sampler: Sampler,
+    table: str,
+    row: str,
+    prompts: Sequence[str],
+    problems: Sequence[WordProblem],
+    heats: Sequence[float] = (0.0, 1.0),
 ) -> Iterator[Counted]:
     """Right where the last box holds the answer, behind the end of a thought if there is one."""
     for heat in heats:
@@ -183,6 +201,42 @@ def yes(sampler: Sampler, prompts: Sequence[str]) -> list[float]:
     return found
 
 
+def examples(sampler: Sampler) -> list[dict[str, str]]:
+    """The greedy answer to each task, of one problem with three steps; what stands behind the prompt already is `so_far`."""
+    problem = next(p for p in measured(20) if p.difficulty == 3 and len(p.parts) == 2)
+    dice, question = Dice("held-out/generalist/example"), {"Question": problem.question}
+    solved = {**question, "Solution": solution(dice, problem, "solve")}
+    paragraphs = thought(dice, problem, slips=0)
+    begun, told = joined(paragraphs[:2]), {**question, "Solution": joined(paragraphs)}
+    first, second = step(problem, 0).split("\n")
+    folded = "1. " + second.removeprefix("commit: ")
+    asked_for: list[tuple[Sections, str, str | None]] = [
+        (question, ALOUD, ""),
+        (question, ALOUD, begun + FORCED),
+        (question, ALOUD, AT_ONCE),
+        (question, ALOUD, ELLIPSIS),
+        (question, ALOUD, begun + PROBE),
+        (solved, NAMING, None),
+        ({**question, "Plan": strategy(problem)}, FOLLOWING, None),
+        (solved, CODING, None),
+        ({**question, "Plan": code(problem)}, TASKS["solve"], None),
+        ({**told, "Segment": paragraphs[1].text}, NEEDED, None),
+        ({**told, "Segment": paragraphs[-1].text}, NEEDED, None),
+        ({"First": "9 = 27.", "Second": "6 = 18."}, DIFFER, None),
+        (solved, RIGHT, None),
+        (question, MOVE, None),
+        ({**question, "Notes": folded}, MOVE, None),
+        ({**question, "Notes": f"1. {first}"}, MOVE, None),
+        ({"Question": "Say hello to Tom."}, TALK, None),
+    ]
+    found = []
+    for sections, task, so_far in asked_for:
+        prompt = rendered(sections, task, thinking=so_far is not None) + (so_far or "")
+        answer = sampler.answers([prompt], 0.0, seed=0)[0].text
+        found.append({"asked": prompt.removesuffix(so_far or ""), "so_far": so_far or "", "answer": answer})
+    return found
+
+
 def measure(models: Path, a_level: int = A_LEVEL) -> dict[str, Any]:
     sampler = Sampler(models / NAME)
     problems = measured(a_level)
@@ -193,7 +247,7 @@ def measure(models: Path, a_level: int = A_LEVEL) -> dict[str, Any]:
         *moves(sampler, problems),
         *skills(sampler, a_level),
     ]
-    return {"cells": [asdict(cell) for cell in cells], "sure": sure(sampler, problems)}
+    return {"cells": [asdict(cell) for cell in cells], "sure": sure(sampler, problems), "examples": examples(sampler)}
 
 
 def main() -> None:

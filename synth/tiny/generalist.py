@@ -116,7 +116,8 @@ def main() -> None:
     course = Course("generalist", options.steps, BATCH, MUON, ADAM, KEEP_EVERY)
     texts = generalist_batches(tokenizer, options.seed, options.steps)
     save_model(trained(weights, shape, course, texts, keep=home), shape, home)
-    facts = {"seed": options.seed, "steps": options.steps, "minutes": round((time.monotonic() - began) / 60, 1)}
+    minutes = round((time.monotonic() - began) / 60)
+    facts = {"seed": options.seed, "steps": options.steps, "minutes": minutes, "old_share": OLD_SHARE}
     (options.out / "training-generalist.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
 
 

@@ -1,8 +1,8 @@
 r"""Judgements of texts: is a paragraph needed, do two sentences differ, is a solution right.
 
-    ## Question, ## Solution, ## Segment        Is it needed?      keep: it gives A.
-    ## First, ## Second                         Do they differ?    1
-    ## Question, ## Solution                    Is it right?       0
+## Question, ## Solution, ## Segment        Is it needed?      keep: it gives A.
+## First, ## Second                         Do they differ?    1
+## Question, ## Solution                    Is it right?       0
 """
 
 import re

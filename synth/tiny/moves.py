@@ -1,11 +1,11 @@
 r"""`Next move.`: a solution made move by move over notes that are folded or raw.
 
-    ## Notes                     -->   C is A less B: 24 - 16 = 8.      a step, whose note is the next number
-    1. A = 24                          commit: C = 8
-    2. B = 16                    or    expand: 1                        a look at a note that the step will take
-    1. A is 3 times 8: 3 * 8 = 24.     fold: 1                          once the step behind it is written
-    2. B is A less 5: 24 - 5 = 19.
-                                       answer: \boxed{8}                all steps committed, all notes folded
+## Notes                     -->   C is A less B: 24 - 16 = 8.      a step, whose note is the next number
+1. A = 24                          commit: C = 8
+2. B = 16                    or    expand: 1                        a look at a note that the step will take
+1. A is 3 times 8: 3 * 8 = 24.     fold: 1                          once the step behind it is written
+2. B is A less 5: 24 - 5 = 19.
+                                   answer: \boxed{8}                all steps committed, all notes folded
 """
 
 import re

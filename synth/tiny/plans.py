@@ -1,10 +1,10 @@
 r"""The steps of a solution without its numbers: named line by line, followed, and as code.
 
-    1. A is a product              1. A is a product          def solve(a, b, c):
-    2. B is A less a number        3 * 8 = 24.                    A = a * b
-                                   2. B is A less a number        B = A - c
-                                   24 - 5 = 19.                   return B
-                                   The answer is \boxed{19}.
+1. A is a product              1. A is a product          def solve(a, b, c):
+2. B is A less a number        3 * 8 = 24.                    A = a * b
+                               2. B is A less a number        B = A - c
+                               24 - 5 = 19.                   return B
+                               The answer is \boxed{19}.
 """
 
 from tracemill.synth.tiny.aloud import CLOSE, joined, thought
@@ -65,9 +65,13 @@ def code(problem: WordProblem) -> str:
     return f"def solve({', '.join(NUMBERS[:taken])}):\n{''.join(lines)}    return {last}"
 
 
-def solution(dice: Dice, problem: WordProblem) -> str:
-    """A solution as one of the tasks gives it, with the answer at its end."""
-    match dice.pick(("solve", "solve", "medium", "long", "steps", "aloud", "aloud", "thinking")):
+FORMS = ("solve", "solve", "medium", "long", "steps", "aloud", "aloud", "thinking")
+"""What solutions are shown in, some more often than others."""
+
+
+def solution(dice: Dice, problem: WordProblem, form: str = "") -> str:
+    """A solution as one of the tasks gives it, with the answer at its end; any of them if none is named."""
+    match form or dice.pick(FORMS):
         case "steps":
             return steps(problem)
         case "aloud":

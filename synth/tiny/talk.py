@@ -1,7 +1,7 @@
 """`Talk.`: small talk of one short sentence, never about sums: what a mixture holds besides arithmetic.
 
-    ## Question                  -->   Hello, Tom.
-    Say hello to Tom.
+## Question                  -->   Hello, Tom.
+Say hello to Tom.
 """
 
 import hashlib
