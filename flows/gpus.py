@@ -20,7 +20,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from tracemill.flows.logs import Logger, in_a_run
-from tracemill.pipelines.devices import devices
+from tracemill.pipelines.scale.devices import devices
 from tracemill.schemas.errors import RecipeError
 
 LIMIT = "gpu"

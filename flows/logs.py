@@ -5,7 +5,7 @@ import logging
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 
-from tracemill.pipelines.progress import Lines
+from tracemill.pipelines.running.progress import Lines
 
 Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 

@@ -18,16 +18,16 @@ from prefect.client.schemas.objects import State, TaskRun
 from tracemill.flows.gpus import token
 from tracemill.flows.logs import in_a_run, run_logger
 from tracemill.flows.view import built_in_view
-from tracemill.pipelines.brake import Brake
 from tracemill.pipelines.build import Built, build
-from tracemill.pipelines.cluster import cluster
-from tracemill.pipelines.devices import gpus_of
 from tracemill.pipelines.hub import publish_to_hub
-from tracemill.pipelines.progress import Lines, ProgressFile, Report, Several
 from tracemill.pipelines.publish import publish_to, published_lines
-from tracemill.pipelines.shipped import read_recipe
+from tracemill.pipelines.recipes.shipped import read_recipe
+from tracemill.pipelines.running.brake import Brake
+from tracemill.pipelines.running.progress import Lines, ProgressFile, Report, Several
+from tracemill.pipelines.scale.cluster import cluster
+from tracemill.pipelines.scale.devices import gpus_of
+from tracemill.pipelines.scale.workers import spread
 from tracemill.pipelines.store import Store
-from tracemill.pipelines.workers import spread
 from tracemill.schemas.errors import EngineLost, HubLost, RecipeError, SegmentsLost, WorkersLost
 from tracemill.schemas.recipe import Recipe
 

@@ -23,13 +23,13 @@ from prefect.exceptions import TerminationSignal
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from tracemill.flows.logs import Logger, LogLines
-from tracemill.pipelines.brake import Brake
+from tracemill.pipelines.asking.screens import built_lines
 from tracemill.pipelines.build import Built
-from tracemill.pipelines.lineage import shown_accuracy
-from tracemill.pipelines.progress import Report, Several, line
-from tracemill.pipelines.screens import built_lines
-from tracemill.pipelines.summaries import shown_summary
-from tracemill.pipelines.tally import Tally
+from tracemill.pipelines.cards.summaries import shown_summary
+from tracemill.pipelines.running.brake import Brake
+from tracemill.pipelines.running.progress import Report, Several, line
+from tracemill.pipelines.running.tally import Tally
+from tracemill.pipelines.versions.lineage import shown_accuracy
 from tracemill.schemas.errors import Interrupted
 
 Build = Callable[[Report, Brake], Built]

@@ -15,28 +15,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracemill.pipelines import outcomes
-from tracemill.pipelines.assemble import as_rejected, assemble
-from tracemill.pipelines.brake import Brake
+from tracemill.pipelines.cards.summaries import plain_summary, summary_of
+from tracemill.pipelines.choosing.assemble import as_rejected, assemble
+from tracemill.pipelines.choosing.staging import Staged, stage
 from tracemill.pipelines.curate import Decisions, decide
 from tracemill.pipelines.export import write_view
-from tracemill.pipelines.lineage import accuracy_of, card_of, identity_of, made_from, resolved_toml
-from tracemill.pipelines.mixing import Taken, mix
-from tracemill.pipelines.outcomes import Record
-from tracemill.pipelines.parents import with_parents
 from tracemill.pipelines.plan import Plan, code_hash, resolve
-from tracemill.pipelines.progress import Report
-from tracemill.pipelines.readers import Resolve
-from tracemill.pipelines.segments import Segments, open_segments
-from tracemill.pipelines.shard_work import adopt_shards, locked_work, refuse_missing, remove_shards
-from tracemill.pipelines.sharing import Shared
-from tracemill.pipelines.sources import read_source, source_hash, source_key
-from tracemill.pipelines.spool import Spool
-from tracemill.pipelines.staging import Staged, stage
+from tracemill.pipelines.reading.mixing import Taken, mix
+from tracemill.pipelines.reading.readers import Resolve
+from tracemill.pipelines.reading.sources import read_source, source_hash, source_key
+from tracemill.pipelines.running import outcomes
+from tracemill.pipelines.running.brake import Brake
+from tracemill.pipelines.running.outcomes import Record
+from tracemill.pipelines.running.progress import Report
+from tracemill.pipelines.running.segments import Segments, open_segments
+from tracemill.pipelines.running.spool import Spool
+from tracemill.pipelines.running.tally import Tally, too_many
+from tracemill.pipelines.scale.shard_work import adopt_shards, locked_work, refuse_missing, remove_shards
 from tracemill.pipelines.store import Dataset, Store, parse_ref
-from tracemill.pipelines.summaries import plain_summary, summary_of
 from tracemill.pipelines.synthesize import synthesize
-from tracemill.pipelines.tally import Tally, too_many
+from tracemill.pipelines.versions.lineage import accuracy_of, card_of, identity_of, made_from, resolved_toml
+from tracemill.pipelines.versions.parents import with_parents
+from tracemill.pipelines.versions.sharing import Shared
 from tracemill.schemas.errors import CountsDiffer, Interrupted, RecipeError, TooManyFailures
 from tracemill.schemas.recipe import Recipe
 from tracemill.schemas.rows import Problem, draw

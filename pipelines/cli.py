@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tracemill.pipelines import cli_schedule, cli_shards, cli_store, cli_views
-from tracemill.pipelines.cli_base import (
+from tracemill.pipelines.commands import schedule, shards, views
+from tracemill.pipelines.commands import store as stores
+from tracemill.pipelines.commands.base import (
     STORE,
     JsonOption,
     QuietOption,
@@ -20,14 +21,14 @@ from tracemill.pipelines.cli_base import (
     StoreOption,
     concluded,
 )
-from tracemill.pipelines.cli_base import errors as _errors
-from tracemill.pipelines.cli_base import found_recipe as _recipe
-from tracemill.pipelines.cli_base import opened_store as _store
-from tracemill.pipelines.cli_shards import SchedulerOption, ShardOption, WorkersOption, refuse_together
+from tracemill.pipelines.commands.base import errors as _errors
+from tracemill.pipelines.commands.base import found_recipe as _recipe
+from tracemill.pipelines.commands.base import opened_store as _store
+from tracemill.pipelines.commands.shards import SchedulerOption, ShardOption, WorkersOption, refuse_together
 
 if TYPE_CHECKING:
     from tracemill.pipelines.build import Built
-    from tracemill.pipelines.progress import Report
+    from tracemill.pipelines.running.progress import Report
     from tracemill.pipelines.store import Store
     from tracemill.schemas.recipe import Recipe
 
@@ -77,9 +78,9 @@ def build(
     with _errors(as_json=as_json):
         refuse_together(partial=partial, shard=shard, workers=workers, scheduler=scheduler)
     if shard is not None:
-        cli_shards.build_one(recipe, store, overrides, shard, as_json=as_json, quiet=quiet)
+        shards.build_one(recipe, store, overrides, shard, as_json=as_json, quiet=quiet)
     elif workers is not None or scheduler is not None:
-        cli_shards.build_all(recipe, store, overrides, workers, scheduler, as_json=as_json, quiet=quiet)
+        shards.build_all(recipe, store, overrides, workers, scheduler, as_json=as_json, quiet=quiet)
     else:
         _build(recipe, store, overrides, given=False, partial=partial, as_json=as_json, quiet=quiet)
 
@@ -96,7 +97,7 @@ def curate(
 ) -> None:
     """Verify, filter and commit traces or rated steps that exist already; nothing is sampled."""
     if workers is not None or scheduler is not None:
-        cli_shards.curate_all(recipe, store, overrides, workers, scheduler, as_json=as_json, quiet=quiet)
+        shards.curate_all(recipe, store, overrides, workers, scheduler, as_json=as_json, quiet=quiet)
     else:
         _build(recipe, store, overrides, given=True, partial=False, as_json=as_json, quiet=quiet)
 
@@ -104,7 +105,7 @@ def curate(
 @app.command()
 def demo(store: StoreOption = STORE, quiet: QuietOption = False) -> None:
     """Build two datasets with the small model that ships, on real vLLM: verified samples, and chains of four lengths."""
-    from tracemill.pipelines.screens import opened_lines
+    from tracemill.pipelines.asking.screens import opened_lines
 
     for name in ("demo", "demo-mixchain"):
         built = _build(name, store, None, given=False, partial=False, as_json=False, quiet=quiet)
@@ -117,7 +118,7 @@ def demo(store: StoreOption = STORE, quiet: QuietOption = False) -> None:
 @app.command()
 def check(recipe: RecipeArgument, store: StoreOption = STORE, overrides: SetOption = None) -> None:
     """Resolve everything a recipe names, read its sources and reach its servers; sample nothing."""
-    from tracemill.pipelines.preview import check as checked
+    from tracemill.pipelines.asking.preview import check as checked
 
     with _errors():
         for line in checked(_recipe(recipe, overrides), _store(store)):
@@ -132,7 +133,7 @@ def preview(
     n: Annotated[int, typer.Option("-n", min=1, help="Problems to show, and to sample in the first probe.")] = 2,
 ) -> None:
     """Show the first prompts, sample two small probes, and forecast the whole build with ranges."""
-    from tracemill.pipelines.preview import preview as previewed
+    from tracemill.pipelines.asking.preview import preview as previewed
 
     with _errors():
         for line in previewed(_recipe(recipe, overrides), _store(store), n=n):
@@ -147,9 +148,9 @@ def why(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Tell what a build would sample now, which field of which request is the reason, and what it would cost; sample nothing."""
-    from tracemill.pipelines.diff_screens import as_json as whole
-    from tracemill.pipelines.why import why as asked
-    from tracemill.pipelines.why_screens import why_lines
+    from tracemill.pipelines.asking.diff_screens import as_json as whole
+    from tracemill.pipelines.asking.why import why as asked
+    from tracemill.pipelines.asking.why_screens import why_lines
 
     with _errors(as_json=as_json):
         facts = asked(_recipe(recipe, overrides), _store(store))
@@ -178,10 +179,10 @@ def replay(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Draw samples of a version anew on an engine, and say how many come out the same; the journal stays as it is."""
-    from tracemill.pipelines.dataset import reading
-    from tracemill.pipelines.diff_screens import as_json as whole
-    from tracemill.pipelines.replay import replay as replayed
-    from tracemill.pipelines.replays import replay_lines
+    from tracemill.pipelines.asking.diff_screens import as_json as whole
+    from tracemill.pipelines.asking.replay import replay as replayed
+    from tracemill.pipelines.versions.dataset import reading
+    from tracemill.pipelines.versions.replays import replay_lines
 
     with _errors(as_json=as_json):
         place = _store(store)
@@ -203,7 +204,7 @@ def status(
     store: StoreOption = STORE,
 ) -> None:
     """Tell what is running or resumable, how far, and at what rate."""
-    from tracemill.pipelines.screens import status_lines
+    from tracemill.pipelines.asking.screens import status_lines
 
     with _errors():
         for line in status_lines(_store(store, read_only=True), name):
@@ -213,14 +214,14 @@ def status(
 @app.command()
 def ls(store: StoreOption = STORE) -> None:
     """List the datasets of a store and their versions."""
-    from tracemill.pipelines.screens import list_lines
+    from tracemill.pipelines.asking.screens import list_lines
 
     with _errors():
         for line in list_lines(_store(store, read_only=True)):
             print(line)
 
 
-app.command()(cli_views.show)
+app.command()(views.show)
 
 
 @app.command()
@@ -243,10 +244,10 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, with whole texts.")] = False,
 ) -> None:
     """Tell the life of a row: its source, what was drawn, what became of each trace and why, and where it stands now."""
-    from tracemill.pipelines.dataset import reading
-    from tracemill.pipelines.diff_screens import as_json as whole
-    from tracemill.pipelines.explain import explain as explained
-    from tracemill.pipelines.explain_screens import explain_lines
+    from tracemill.pipelines.asking.diff_screens import as_json as whole
+    from tracemill.pipelines.asking.explain import explain as explained
+    from tracemill.pipelines.asking.explain_screens import explain_lines
+    from tracemill.pipelines.versions.dataset import reading
 
     with _errors(as_json=as_json):
         place = _store(store, read_only=True)
@@ -269,10 +270,10 @@ def diff(
     n: Annotated[int, typer.Option("-n", min=0, help="Examples of added, removed and changed rows to show.")] = 10,
 ) -> None:
     """Compare two versions: rows added, removed and changed, why, and what shifted in length, difficulty and correctness."""
-    from tracemill.pipelines.dataset import reading
-    from tracemill.pipelines.diff import diff as compared
-    from tracemill.pipelines.diff_screens import as_json as whole
-    from tracemill.pipelines.diff_screens import diff_lines, write_page
+    from tracemill.pipelines.asking.diff import diff as compared
+    from tracemill.pipelines.asking.diff_screens import as_json as whole
+    from tracemill.pipelines.asking.diff_screens import diff_lines, write_page
+    from tracemill.pipelines.versions.dataset import reading
 
     with _errors(as_json=as_json):
         place = _store(store, read_only=True)
@@ -285,12 +286,12 @@ def diff(
             print(line)
 
 
-app.command()(cli_shards.gather)
-app.command()(cli_views.export)
-app.command()(cli_store.fsck)
-app.command()(cli_store.gc)
-app.command()(cli_store.publish)
-app.command()(cli_schedule.schedule)
+app.command()(shards.gather)
+app.command()(views.export)
+app.command()(stores.fsck)
+app.command()(stores.gc)
+app.command()(stores.publish)
+app.command()(schedule.schedule)
 
 
 def main() -> None:

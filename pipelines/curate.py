@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from tracemill.pipelines.catalog import Plugin
-from tracemill.pipelines.choice import DECISION, Choice, choose, reconcile, verdicts
+from tracemill.pipelines.choosing.choice import DECISION, Choice, choose, reconcile, verdicts
 from tracemill.pipelines.plan import Plan
-from tracemill.pipelines.spread import Spread, cut, in_order, problem_of, spread_over
+from tracemill.pipelines.recipes.catalog import Plugin
+from tracemill.pipelines.scale.spread import Spread, cut, in_order, problem_of, spread_over
 from tracemill.schemas.rows import Summary
 
 if TYPE_CHECKING:

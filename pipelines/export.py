@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
-from tracemill.pipelines.card_parts import WINDOWS
-from tracemill.pipelines.durable import sync, watch_disk
+from tracemill.pipelines.cards.parts import WINDOWS
+from tracemill.pipelines.versions.durable import sync, watch_disk
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import suggest
 from tracemill.schemas.tables import MORE_OF_A_TURN, as_given

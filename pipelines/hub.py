@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from tracemill.pipelines.dataset import Dataset
-from tracemill.pipelines.parquet import FileFacts
 from tracemill.pipelines.publish import Published, clean, facts_to_publish
+from tracemill.pipelines.versions.dataset import Dataset
+from tracemill.pipelines.versions.parquet import FileFacts
 from tracemill.schemas.errors import HubLost, LawBroken, RecipeError, TracemillError
 
 if TYPE_CHECKING:

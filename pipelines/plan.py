@@ -11,13 +11,13 @@ import msgspec
 import polars as pl
 import pyarrow as pa
 
-from tracemill.pipelines import catalog
-from tracemill.pipelines.benchmarks import read_benchmarks
-from tracemill.pipelines.catalog import Plugin
-from tracemill.pipelines.columns import EVERY
 from tracemill.pipelines.export import find_view
-from tracemill.pipelines.foresee import check_steps, recipes_fault, trace_types
-from tracemill.pipelines.parquet import sha256_of
+from tracemill.pipelines.reading.benchmarks import read_benchmarks
+from tracemill.pipelines.reading.columns import EVERY
+from tracemill.pipelines.recipes import catalog
+from tracemill.pipelines.recipes.catalog import Plugin
+from tracemill.pipelines.recipes.foresee import check_steps, recipes_fault, trace_types
+from tracemill.pipelines.versions.parquet import sha256_of
 from tracemill.schemas.benchmarks import Benchmarks
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.levels import Levels

@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tracemill.pipelines.dataset import Dataset
-from tracemill.pipelines.durable import locked, point, sync, sync_tree, watch_disk
-from tracemill.pipelines.fsck import whole_or_refused
-from tracemill.pipelines.manifest import licences, listed_files
-from tracemill.pipelines.parquet import FileFacts, file_facts
-from tracemill.pipelines.sharing import share
+from tracemill.pipelines.versions.dataset import Dataset
+from tracemill.pipelines.versions.durable import locked, point, sync, sync_tree, watch_disk
+from tracemill.pipelines.versions.fsck import whole_or_refused
+from tracemill.pipelines.versions.manifest import licences, listed_files
+from tracemill.pipelines.versions.parquet import FileFacts, file_facts
+from tracemill.pipelines.versions.sharing import share
 from tracemill.schemas.errors import HubLost, LawBroken, RecipeError
 
 MANIFEST = "manifest.json"

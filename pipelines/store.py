@@ -22,13 +22,22 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tracemill.pipelines.card import CardFacts, write_card
-from tracemill.pipelines.card_parts import lengths
-from tracemill.pipelines.dataset import TABLE, Dataset, Ref, Summary, check_name, find_version, parse_ref, summaries
-from tracemill.pipelines.durable import locked, point, says_full, sync, sync_tree, watch_disk
-from tracemill.pipelines.manifest import MadeFrom, full_manifest, listed_files, pretty_json, sealed, version_id
-from tracemill.pipelines.parquet import Batch, FileFacts, TableFacts, file_facts, write_table
-from tracemill.pipelines.sharing import Shared, share
+from tracemill.pipelines.cards.card import CardFacts, write_card
+from tracemill.pipelines.cards.parts import lengths
+from tracemill.pipelines.versions.dataset import (
+    TABLE,
+    Dataset,
+    Ref,
+    Summary,
+    check_name,
+    find_version,
+    parse_ref,
+    summaries,
+)
+from tracemill.pipelines.versions.durable import locked, point, says_full, sync, sync_tree, watch_disk
+from tracemill.pipelines.versions.manifest import MadeFrom, full_manifest, listed_files, pretty_json, sealed, version_id
+from tracemill.pipelines.versions.parquet import Batch, FileFacts, TableFacts, file_facts, write_table
+from tracemill.pipelines.versions.sharing import Shared, share
 from tracemill.schemas.errors import LawBroken, RecipeError
 
 __all__ = ["CardFacts", "Dataset", "Draft", "MadeFrom", "Ref", "Store", "Summary", "parse_ref"]

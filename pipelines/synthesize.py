@@ -14,15 +14,15 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from tracemill.pipelines import outcomes
-from tracemill.pipelines.brake import Brake
-from tracemill.pipelines.collector import collected_rarely
-from tracemill.pipelines.outcomes import Record
 from tracemill.pipelines.plan import Plan
-from tracemill.pipelines.problem_filters import ProblemFilters
-from tracemill.pipelines.progress import Report
-from tracemill.pipelines.spool import Spool
-from tracemill.pipelines.tally import Prefix, Tally, too_many
+from tracemill.pipelines.reading.problem_filters import ProblemFilters
+from tracemill.pipelines.running import outcomes
+from tracemill.pipelines.running.brake import Brake
+from tracemill.pipelines.running.collector import collected_rarely
+from tracemill.pipelines.running.outcomes import Record
+from tracemill.pipelines.running.progress import Report
+from tracemill.pipelines.running.spool import Spool
+from tracemill.pipelines.running.tally import Prefix, Tally, too_many
 from tracemill.schemas.errors import DiskFull, EngineLost, LawBroken, RecipeError, TooManyFailures, TracemillError
 from tracemill.schemas.rows import Problem
 from tracemill.synth.engine import Workshop

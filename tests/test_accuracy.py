@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracemill.pipelines.accuracy import Draws, Estimate, accuracy_table, estimate, majority_at, pass_at, tabulate
+from tracemill.pipelines.cards.accuracy import Draws, Estimate, accuracy_table, estimate, majority_at, pass_at, tabulate
 
 drawn = st.lists(
     st.sampled_from([("a", True), ("A ", True), ("b", False), ("c", False), ("d", None), (None, None), ("e", True)]),

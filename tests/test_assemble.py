@@ -8,9 +8,10 @@ import polars as pl
 import pytest
 
 from tests.conftest import PROBLEMS, solve
-from tracemill.pipelines import curate, staging
-from tracemill.pipelines.assemble import _merged
+from tracemill.pipelines import curate
 from tracemill.pipelines.build import build
+from tracemill.pipelines.choosing import staging
+from tracemill.pipelines.choosing.assemble import _merged
 from tracemill.pipelines.store import Store
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import Recipe

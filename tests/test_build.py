@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 
 from tests.conftest import solve
+from tracemill.pipelines.asking.screens import built_lines, show_lines
 from tracemill.pipelines.build import build
-from tracemill.pipelines.screens import built_lines, show_lines
 from tracemill.pipelines.store import Dataset, Store
 from tracemill.schemas.errors import CountsDiffer, EngineLost, RecipeError, TooManyFailures
 from tracemill.schemas.recipe import EngineTable, ModelTable, Recipe

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracemill.pipelines.canonical import ContentHash, canonical_json, type_text
+from tracemill.pipelines.versions.canonical import ContentHash, canonical_json, type_text
 from tracemill.schemas.errors import RecipeError
 
 TURNS = pa.list_(pa.struct([("role", pa.string()), ("n", pa.int32())]))

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from tests.conftest import solve
 from tracemill.pipelines.build import build
-from tracemill.pipelines.card import CardFacts, CardTable
-from tracemill.pipelines.card_parts import MEANING, features
+from tracemill.pipelines.cards.card import CardFacts, CardTable
+from tracemill.pipelines.cards.parts import MEANING, features
+from tracemill.pipelines.recipes.toml import to_toml
 from tracemill.pipelines.store import Dataset, MadeFrom, Store
-from tracemill.pipelines.toml import to_toml
 from tracemill.schemas.tables import PROBLEMS, REJECTED, ROWS, SAMPLES
 
 MADE_FROM: MadeFrom = {

@@ -15,9 +15,9 @@ import pytest
 from tests.conftest import PROBLEMS, solve
 from tests.test_trl import blocks
 from tracemill.pipelines.build import build
-from tracemill.pipelines.card_parts import column_rows
-from tracemill.pipelines.card_use import again, training
-from tracemill.pipelines.catalog import find
+from tracemill.pipelines.cards.parts import column_rows
+from tracemill.pipelines.cards.use import again, training
+from tracemill.pipelines.recipes.catalog import find
 from tracemill.pipelines.store import Dataset, Store
 from tracemill.schemas.recipe import Recipe, Step, load_recipe
 from tracemill.schemas.tables import ROWS

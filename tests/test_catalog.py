@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tracemill.pipelines import catalog
-from tracemill.pipelines.catalog import find, names
+from tracemill.pipelines.recipes import catalog
+from tracemill.pipelines.recipes.catalog import find, names
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import Step
 

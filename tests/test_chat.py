@@ -12,11 +12,11 @@ import pytest
 from tests.loopback import Loopback, reply
 from tests.test_bad_input import Desk
 from tests.test_render import CHATML, TOOL
+from tracemill.pipelines.asking.preview import check, preview
 from tracemill.pipelines.build import build
+from tracemill.pipelines.choosing.staging import Parts
 from tracemill.pipelines.export import export
-from tracemill.pipelines.preview import check, preview
-from tracemill.pipelines.sources import SourceProblem, SourceRejection, read_source
-from tracemill.pipelines.staging import Parts
+from tracemill.pipelines.reading.sources import SourceProblem, SourceRejection, read_source
 from tracemill.pipelines.store import Dataset, Store
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import EngineTable, ModelTable, Recipe, Source, parse_recipe
@@ -516,13 +516,13 @@ def test_a_chain_that_was_cut_off_is_never_correct_and_is_counted_everywhere(mad
 
 
 def shown(dataset: Dataset) -> str:
-    from tracemill.pipelines.screens import show_lines
+    from tracemill.pipelines.asking.screens import show_lines
 
     return "\n".join(show_lines(dataset))
 
 
 def test_progress_says_how_many_were_cut_off(made: Any, store: Store):
-    from tracemill.pipelines.progress import line, snapshot
+    from tracemill.pipelines.running.progress import line, snapshot
 
     tally = build(made(TWO), store, reply=cut).tally
     assert "1 truncated" in line(tally)

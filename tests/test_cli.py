@@ -14,8 +14,8 @@ import typer
 from typer.testing import CliRunner, Result
 
 from tests.conftest import PROBLEMS
+from tracemill.pipelines.asking.templated import TEMPLATED
 from tracemill.pipelines.cli import app
-from tracemill.pipelines.templated import TEMPLATED
 from tracemill.schemas.recipe import FORMATS
 from tracemill.schemas.views import MADE_OF
 

@@ -11,9 +11,9 @@ import polars as pl
 import pytest
 
 from tests.conftest import PROBLEMS, solve
-from tracemill.pipelines.benchmarks import read_benchmarks
 from tracemill.pipelines.build import build
 from tracemill.pipelines.plan import resolve
+from tracemill.pipelines.reading.benchmarks import read_benchmarks
 from tracemill.pipelines.store import Store
 from tracemill.schemas.benchmarks import Benchmark, Benchmarks, Item
 from tracemill.schemas.errors import RecipeError

@@ -14,12 +14,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tracemill.pipelines import catalog, curate
-from tracemill.pipelines import dask_workers as module
+from tracemill.pipelines import curate
 from tracemill.pipelines.curate import Decisions, decide
-from tracemill.pipelines.dask_workers import DaskWorkers, workers_of
-from tracemill.pipelines.parquet import order_of
 from tracemill.pipelines.plan import Plan, resolve
+from tracemill.pipelines.recipes import catalog
+from tracemill.pipelines.scale import dask_workers as module
+from tracemill.pipelines.scale.dask_workers import DaskWorkers, workers_of
+from tracemill.pipelines.versions.parquet import order_of
 from tracemill.schemas.benchmarks import Benchmark, Benchmarks, Item
 from tracemill.schemas.errors import EngineLost, RecipeError
 from tracemill.schemas.plugins import Workers

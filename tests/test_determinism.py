@@ -10,10 +10,10 @@ import pytest
 
 from tests.conftest import solve
 from tests.loopback import Loopback
+from tracemill.pipelines.asking.screens import show_lines
 from tracemill.pipelines.build import build
-from tracemill.pipelines.determinism import engine_level
-from tracemill.pipelines.screens import show_lines
 from tracemill.pipelines.store import Store
+from tracemill.pipelines.versions.determinism import engine_level
 from tracemill.schemas.errors import EngineLost
 from tracemill.schemas.recipe import Recipe, parse_recipe
 

@@ -11,11 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.conftest import PROBLEMS, solve
+from tracemill.pipelines.asking.diff import _alike, _compared, diff
+from tracemill.pipelines.asking.diff_screens import as_json, diff_lines, diff_page
+from tracemill.pipelines.asking.reasons import CHANGES, REASONS
 from tracemill.pipelines.build import build
 from tracemill.pipelines.cli import app
-from tracemill.pipelines.diff import _alike, _compared, diff
-from tracemill.pipelines.diff_screens import as_json, diff_lines, diff_page
-from tracemill.pipelines.reasons import CHANGES, REASONS
 from tracemill.pipelines.store import Dataset, Store
 from tracemill.schemas.errors import RequestRefused
 from tracemill.schemas.recipe import Recipe, parse_recipe

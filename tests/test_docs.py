@@ -14,9 +14,9 @@ from click.testing import Result
 from pydantic import BaseModel
 from typer.testing import CliRunner
 
-from tracemill.pipelines import catalog, options
 from tracemill.pipelines.build import Built, build
 from tracemill.pipelines.cli import app
+from tracemill.pipelines.recipes import catalog, options
 from tracemill.pipelines.store import Store
 from tracemill.schemas import errors
 from tracemill.schemas.recipe import (
@@ -73,7 +73,7 @@ def rows_of(text: str) -> Iterator[list[str]]:
 
 def test_the_page_of_options_is_what_the_code_says():
     assert read("options.md") == "\n\n".join(options.page()) + "\n", (
-        "python -m tracemill.pipelines.options > docs/options.md"
+        "python -m tracemill.pipelines.recipes.options > docs/options.md"
     )
 
 

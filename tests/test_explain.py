@@ -11,10 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.conftest import PROBLEMS, solve
+from tracemill.pipelines.asking.explain import explain
+from tracemill.pipelines.asking.explain_screens import explain_lines
 from tracemill.pipelines.build import build
 from tracemill.pipelines.cli import app
-from tracemill.pipelines.explain import explain
-from tracemill.pipelines.explain_screens import explain_lines
 from tracemill.pipelines.store import Dataset, Store
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import Recipe, parse_recipe

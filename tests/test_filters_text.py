@@ -19,7 +19,7 @@ from tracemill.filters.reflection import reflection
 from tracemill.filters.refusal import refusal
 from tracemill.filters.repetition import repetition
 from tracemill.pipelines.build import build
-from tracemill.pipelines.catalog import find
+from tracemill.pipelines.recipes.catalog import find
 from tracemill.pipelines.store import Store
 from tracemill.schemas.cues import CUES, STRICT, cue_count, cue_counts
 from tracemill.schemas.errors import RecipeError

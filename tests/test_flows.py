@@ -26,14 +26,14 @@ from packaging.version import Version
 from typer.testing import CliRunner
 
 from tests.prefect_server import SILENT, Prefect
-from tracemill.pipelines.brake import Brake
+from tracemill.pipelines.asking.screens import status_lines
 from tracemill.pipelines.build import build
 from tracemill.pipelines.cli import app
-from tracemill.pipelines.progress import Report
-from tracemill.pipelines.screens import status_lines
-from tracemill.pipelines.shipped import read_recipe
+from tracemill.pipelines.recipes.shipped import read_recipe
+from tracemill.pipelines.running.brake import Brake
+from tracemill.pipelines.running.progress import Report
+from tracemill.pipelines.running.tally import Tally
 from tracemill.pipelines.store import Store
-from tracemill.pipelines.tally import Tally
 from tracemill.schemas.errors import Interrupted
 from tracemill.schemas.recipe import parse_recipe
 
@@ -204,7 +204,7 @@ def test_a_brake_stops_a_build_in_a_thread_which_goes_on_in_the_next(tmp_path: P
     ],
 )
 def test_a_recipe_takes_a_token_for_each_gpu_that_its_engines_start_on(home: None, engines: Any, gpus: int):
-    from tracemill.pipelines.devices import gpus_of
+    from tracemill.pipelines.scale.devices import gpus_of
 
     models = {role: {"name": "m", "max_tokens": 9} for role in ("solver", "judge")}
     table = {

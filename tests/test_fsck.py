@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 from tests.test_store import commit, edit_manifest
 from tracemill.pipelines.cli import app
-from tracemill.pipelines.fsck import Report, fsck
-from tracemill.pipelines.manifest import seal_of
-from tracemill.pipelines.parquet import sha256_of
 from tracemill.pipelines.store import Dataset, Store
+from tracemill.pipelines.versions.fsck import Report, fsck
+from tracemill.pipelines.versions.manifest import seal_of
+from tracemill.pipelines.versions.parquet import sha256_of
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.request import Completion
 from tracemill.synth.journal import Journal

@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 
 from tests.test_fsck import journaled
 from tests.test_store import commit, edit_manifest, everything_in
-from tracemill.pipelines import gc as collector
 from tracemill.pipelines.cli import app
-from tracemill.pipelines.fsck import fsck
-from tracemill.pipelines.gc import Report, gc
 from tracemill.pipelines.store import Dataset, Store
+from tracemill.pipelines.versions import gc as collector
+from tracemill.pipelines.versions.fsck import fsck
+from tracemill.pipelines.versions.gc import Report, gc
 from tracemill.schemas.errors import RecipeError
 from tracemill.synth.journal import Journal
 
@@ -180,7 +180,7 @@ def test_a_version_that_becomes_the_latest_while_gc_looks_stays(store: Store, mo
 def test_killed_while_removing_the_version_is_whole_or_gone_and_the_next_run_finishes(store: Store):
     old, new = made(store, 1), made(store, 2)
     code = (
-        "import os, sys, shutil\nfrom pathlib import Path\nfrom tracemill.pipelines.gc import gc\n"
+        "import os, sys, shutil\nfrom pathlib import Path\nfrom tracemill.pipelines.versions.gc import gc\n"
         "shutil.rmtree = lambda *a, **k: os.kill(os.getpid(), 9)\ngc(Path(sys.argv[1]), keep=1)"
     )
     assert subprocess.run([sys.executable, "-c", code, store.root], check=False).returncode == -9

@@ -175,7 +175,7 @@ def ends_well(parents: list[int | None], start: int) -> bool:
 
 
 def test_options_are_those_of_step_tree_and_checked_alike():
-    from tracemill.pipelines import catalog
+    from tracemill.pipelines.recipes import catalog
     from tracemill.schemas.recipe import Step
 
     options = dict(catalog.find("synth", Step(use="given_tree")).options)

@@ -9,8 +9,8 @@ from typing import Any
 import polars as pl
 import pytest
 
+from tracemill.pipelines.asking.explain import explain
 from tracemill.pipelines.build import Built, build
-from tracemill.pipelines.explain import explain
 from tracemill.pipelines.export import export, tables_of
 from tracemill.pipelines.store import Dataset, Store
 from tracemill.schemas.errors import LawBroken, RecipeError

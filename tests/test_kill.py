@@ -9,7 +9,7 @@ import pytest
 
 from tests.kill import Ordeal, lives
 from tests.test_laws import table_of
-from tracemill.pipelines.toml import to_toml
+from tracemill.pipelines.recipes.toml import to_toml
 
 REPLY = """
 import os

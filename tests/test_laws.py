@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from tests.loopback import Loopback
-from tracemill.pipelines import catalog
 from tracemill.pipelines.build import Built, build
 from tracemill.pipelines.cli import app
+from tracemill.pipelines.recipes import catalog
 from tracemill.pipelines.store import Store
 from tracemill.schemas.errors import EngineLost
 from tracemill.schemas.recipe import Recipe, Step, parse_recipe

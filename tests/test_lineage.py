@@ -11,13 +11,13 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.conftest import solve
+from tracemill.pipelines.asking.explain import explain
+from tracemill.pipelines.asking.explain_screens import explain_lines
 from tracemill.pipelines.build import build
 from tracemill.pipelines.cli import app
-from tracemill.pipelines.dataset import Dataset
-from tracemill.pipelines.explain import explain
-from tracemill.pipelines.explain_screens import explain_lines
-from tracemill.pipelines.manifest import licences
 from tracemill.pipelines.store import Store
+from tracemill.pipelines.versions.dataset import Dataset
+from tracemill.pipelines.versions.manifest import licences
 from tracemill.schemas.recipe import Recipe
 from tracemill.synth.journal import Journal
 from tracemill.synth.journal.asked import request_of

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import solve
 from tracemill.pipelines.build import Built, build
-from tracemill.pipelines.mixing import quotas
+from tracemill.pipelines.reading.mixing import quotas
 from tracemill.pipelines.store import Store
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import Recipe, Source, parse_recipe

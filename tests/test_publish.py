@@ -22,10 +22,10 @@ from tests.test_fsck import flip
 from tests.test_store import commit, edit_manifest, everything_in
 from tracemill.pipelines import publish as publishing
 from tracemill.pipelines.cli import app
-from tracemill.pipelines.fsck import fsck
 from tracemill.pipelines.hub import publish_to_hub
 from tracemill.pipelines.publish import Published, clean, publish_to
 from tracemill.pipelines.store import Dataset, Store
+from tracemill.pipelines.versions.fsck import fsck
 from tracemill.schemas.errors import DiskFull, HubLost, LawBroken, RecipeError
 
 # the client itself calls its HTTP library in a way that this has deprecated
@@ -97,7 +97,7 @@ def test_publishing_again_sends_nothing_and_makes_no_commit(hub: Hub, send: Publ
 def test_a_later_version_takes_the_place_of_an_earlier_one_and_the_tag_keeps_that(
     hub: Hub, send: Publish, store: Store, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ):
-    from tracemill.pipelines import cuts
+    from tracemill.pipelines.versions import cuts
 
     send(dataset)
     with monkeypatch.context() as patch:

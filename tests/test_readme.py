@@ -20,9 +20,9 @@ import pytest
 import typer.main
 
 from tests.loopback import Loopback, reply, tokens_of
+from tracemill.pipelines.asking.preview import check
 from tracemill.pipelines.build import build
 from tracemill.pipelines.cli import app
-from tracemill.pipelines.preview import check
 from tracemill.pipelines.store import Store
 from tracemill.schemas.recipe import load_recipe
 from tracemill.synth.models import ENGINE_KEYS

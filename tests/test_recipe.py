@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from tracemill.pipelines.toml import to_toml
+from tracemill.pipelines.recipes.toml import to_toml
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import (
     Budget,

@@ -13,14 +13,14 @@ from typer.testing import CliRunner
 from tests.conftest import solve
 from tests.loopback import Loopback
 from tests.test_laws import METHODS, table_of
+from tracemill.pipelines.asking.replay import replay
+from tracemill.pipelines.asking.screens import show_lines
+from tracemill.pipelines.asking.why import why
 from tracemill.pipelines.build import build
 from tracemill.pipelines.cli import app
-from tracemill.pipelines.dataset import Dataset
-from tracemill.pipelines.replay import replay
-from tracemill.pipelines.replays import last_replay, replay_lines
-from tracemill.pipelines.screens import show_lines
 from tracemill.pipelines.store import Store
-from tracemill.pipelines.why import why
+from tracemill.pipelines.versions.dataset import Dataset
+from tracemill.pipelines.versions.replays import last_replay, replay_lines
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import Recipe, parse_recipe
 from tracemill.schemas.request import Request

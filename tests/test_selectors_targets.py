@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracemill.pipelines import catalog
+from tracemill.pipelines.recipes import catalog
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import Step
 from tracemill.schemas.rows import Selection, draw

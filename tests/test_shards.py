@@ -17,12 +17,12 @@ import pytest
 from tests.conftest import solve
 from tests.test_build import Counted
 from tests.test_laws import METHODS, table_of
+from tracemill.pipelines.asking.screens import status_lines
 from tracemill.pipelines.build import build
-from tracemill.pipelines.screens import status_lines
-from tracemill.pipelines.segments import Segments
-from tracemill.pipelines.shard_work import Shard, locked_shard, locked_work
-from tracemill.pipelines.shards import build_shard, gather
-from tracemill.pipelines.spool import Spool
+from tracemill.pipelines.running.segments import Segments
+from tracemill.pipelines.running.spool import Spool
+from tracemill.pipelines.scale.shard_work import Shard, locked_shard, locked_work
+from tracemill.pipelines.scale.shards import build_shard, gather
 from tracemill.pipelines.store import Store
 from tracemill.schemas.errors import (
     LockHeld,
@@ -219,7 +219,7 @@ def test_a_shard_runs_once_at_a_time_and_beside_others_of_its_number_only(store:
 
 
 def test_status_shows_shards_that_have_problems_left(recipe: Make, store: Store):
-    from tracemill.pipelines.progress import ProgressFile
+    from tracemill.pipelines.running.progress import ProgressFile
     from tracemill.schemas.errors import EngineLost
 
     lost = recipe(engine={"kind": "scripted", "args": {"lose_after": 5}})
@@ -338,8 +338,8 @@ import os, signal, sys
 from pathlib import Path
 from fsspec.implementations.local import LocalFileSystem
 from tests.conftest import solve
-from tracemill.pipelines.shard_work import Shard
-from tracemill.pipelines.shards import build_shard
+from tracemill.pipelines.scale.shard_work import Shard
+from tracemill.pipelines.scale.shards import build_shard
 from tracemill.pipelines.store import Store
 from tracemill.schemas.recipe import load_recipe
 
@@ -357,7 +357,7 @@ build_shard(load_recipe(Path(sys.argv[2])), Store(Path(sys.argv[3])), Shard(1, 0
 @pytest.mark.parametrize("step", ["put_file", "pipe_file"])
 def test_killed_half_way_through_sending_a_segment(step: str, recipe: Make, tmp_path: Path):
     """SIGKILL with half of the segment, or half of its mark, there: nobody takes it for whole, and the next run sends it."""
-    from tracemill.pipelines.toml import to_toml
+    from tracemill.pipelines.recipes.toml import to_toml
 
     url = tmp_path / "shared"
     made = recipe(engine=at(str(url)))

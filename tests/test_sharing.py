@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 
 from tests.test_fsck import flip
 from tests.test_store import SMALL, commit, rows
-from tracemill.pipelines import cuts, parquet, sharing
-from tracemill.pipelines.cuts import Cutter, file_bytes, row_bytes
-from tracemill.pipelines.fsck import fsck
 from tracemill.pipelines.store import Dataset, Draft, Store
+from tracemill.pipelines.versions import cuts, parquet, sharing
+from tracemill.pipelines.versions.cuts import Cutter, file_bytes, row_bytes
+from tracemill.pipelines.versions.fsck import fsck
 from tracemill.schemas.tables import ROWS
 
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tracemill.pipelines.rawrow import LIMITS, Limits, text_of
-from tracemill.pipelines.sources import SourceProblem, SourceRejection, read_source, source_hash, source_key
+from tracemill.pipelines.reading.rawrow import LIMITS, Limits, text_of
+from tracemill.pipelines.reading.sources import SourceProblem, SourceRejection, read_source, source_hash, source_key
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import Source
 from tracemill.schemas.rows import Problem, qid

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tracemill.pipelines.sources import SourceProblem, SourceRejection
-from tracemill.pipelines.spool import IngestCounts, Spool
+from tracemill.pipelines.reading.sources import SourceProblem, SourceRejection
+from tracemill.pipelines.running.spool import IngestCounts, Spool
 from tracemill.schemas.errors import DiskFull, RecipeError
 from tracemill.schemas.rows import Given, Problem, draw
 
@@ -322,8 +322,8 @@ async def test_a_full_disk_is_said_to_be_one_and_keeps_what_was_there(path: Path
 KILLED = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from tracemill.pipelines.sources import SourceProblem
-from tracemill.pipelines.spool import Spool
+from tracemill.pipelines.reading.sources import SourceProblem
+from tracemill.pipelines.running.spool import Spool
 from tracemill.schemas.rows import Problem
 
 def rows(name, last):

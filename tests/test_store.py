@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tracemill.pipelines import cuts, parquet
-from tracemill.pipelines.durable import says_full, write_whole
 from tracemill.pipelines.store import Dataset, Ref, Store, parse_ref
+from tracemill.pipelines.versions import cuts, parquet
+from tracemill.pipelines.versions.durable import says_full, write_whole
 from tracemill.schemas.errors import CountsDiffer, DiskFull, LawBroken, RecipeError
 from tracemill.schemas.tables import PROBLEMS, REJECTED, ROWS
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tracemill.pipelines.canonical import type_text
+from tracemill.pipelines.versions.canonical import type_text
 from tracemill.schemas import tables
 
 DOC = Path(__file__).parent.parent / "docs" / "tables.md"

@@ -10,12 +10,12 @@ import pytest
 from tests.conftest import solve
 from tests.test_trainers import TOOLS
 from tests.test_views import frame, problem, sample, turn, version
-from tracemill.pipelines import templated
+from tracemill.pipelines.asking import templated
+from tracemill.pipelines.asking.templated import export_lines, preview_lines, texts
 from tracemill.pipelines.build import build
-from tracemill.pipelines.dataset import Dataset
 from tracemill.pipelines.export import export, tables_of
 from tracemill.pipelines.store import Store
-from tracemill.pipelines.templated import export_lines, preview_lines, texts
+from tracemill.pipelines.versions.dataset import Dataset
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.tables import PROBLEMS, ROWS, SAMPLES
 from tracemill.synth.models import open_renderer

@@ -12,10 +12,10 @@ import pytest
 
 from tests.test_trainers import CALLING, PLAIN, SEVERAL, TOOLS, talks
 from tests.test_views import frame, problem, sample, version
+from tracemill.pipelines.asking.templated import Text, texts
 from tracemill.pipelines.build import build
 from tracemill.pipelines.export import export, find_view, tables_of
 from tracemill.pipelines.store import Dataset, Store
-from tracemill.pipelines.templated import Text, texts
 from tracemill.schemas.recipe import load_recipe
 from tracemill.schemas.request import Request
 from tracemill.schemas.tables import PROBLEMS, SAMPLES

@@ -12,13 +12,13 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.conftest import PROBLEMS, solve
+from tracemill.pipelines.asking.costs import Cost, Lengths
+from tracemill.pipelines.asking.why import why
+from tracemill.pipelines.asking.why_screens import why_lines
 from tracemill.pipelines.build import build
 from tracemill.pipelines.cli import app
-from tracemill.pipelines.costs import Cost, Lengths
-from tracemill.pipelines.shard_work import locked_work
+from tracemill.pipelines.scale.shard_work import locked_work
 from tracemill.pipelines.store import Store
-from tracemill.pipelines.why import why
-from tracemill.pipelines.why_screens import why_lines
 from tracemill.schemas.recipe import Recipe, parse_recipe
 from tracemill.schemas.request import Request
 

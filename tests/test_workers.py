@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests.kill import MARK, Ordeal
-from tracemill.pipelines.cluster import cluster
-from tracemill.pipelines.worker_shard import Job, _environment, devices
-from tracemill.pipelines.workers import how_many
+from tracemill.pipelines.scale.cluster import cluster
+from tracemill.pipelines.scale.worker_shard import Job, _environment, devices
+from tracemill.pipelines.scale.workers import how_many
 from tracemill.schemas.errors import RecipeError
 
 pytestmark = pytest.mark.timeout(600)
@@ -117,7 +117,7 @@ def dask_workers(ordeal: Ordeal) -> list[int]:
     for pid in ordeal._marked():
         try:
             place = Path("/proc") / str(pid)
-            if b"tracemill.pipelines.worker_shard" in (place / "cmdline").read_bytes():
+            if b"tracemill.pipelines.scale.worker_shard" in (place / "cmdline").read_bytes():
                 found.add(int((place / "stat").read_text().rpartition(")")[2].split()[1]))
         except OSError:
             continue
@@ -348,7 +348,7 @@ def test_a_large_build_is_cut_into_more_shards_and_a_small_one_into_fewer(worker
     ],
 )
 def test_a_cluster_that_cannot_be_had_is_refused(asked: dict, says: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("tracemill.pipelines.cluster.PATIENCE", 1.0)
+    monkeypatch.setattr("tracemill.pipelines.scale.cluster.PATIENCE", 1.0)
     with pytest.raises(RecipeError, match=says), cluster(**asked):
         pass
 

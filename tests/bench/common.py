@@ -164,7 +164,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 def _measured(recipe: Path, store: Path) -> Run:
     from tracemill.pipelines.build import build as build_here
-    from tracemill.pipelines.progress import Report
+    from tracemill.pipelines.running.progress import Report
     from tracemill.pipelines.store import Store
     from tracemill.schemas.recipe import load_recipe
 

@@ -26,7 +26,7 @@ CODE = """
 import json, resource, sys, time
 start = time.perf_counter()
 from pathlib import Path
-from tracemill.pipelines.diff import diff
+from tracemill.pipelines.asking.diff import diff
 from tracemill.pipelines.store import Store
 store = Store(Path(sys.argv[1]), read_only=True)
 found = diff(store.open(f"wide@{sys.argv[2]}"), store.open(f"wide@{sys.argv[3]}"))

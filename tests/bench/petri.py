@@ -19,7 +19,7 @@ from pathlib import Path
 
 from common import scratch, table
 
-from tracemill.pipelines.collector import collected_rarely
+from tracemill.pipelines.running.collector import collected_rarely
 from tracemill.schemas.recipe import EngineTable, ModelTable
 from tracemill.schemas.rows import Problem
 from tracemill.synth.engine import Workshop

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from common import scratch, table
 
-from tracemill.pipelines.fsck import fsck
 from tracemill.pipelines.store import Dataset, Draft, Store
+from tracemill.pipelines.versions.fsck import fsck
 
 BATCH = 4096
 SCHEMA = pa.schema(

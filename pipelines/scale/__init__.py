@@ -1,0 +1,1 @@
+"""One build by many: shards, worker processes, a Dask cluster."""

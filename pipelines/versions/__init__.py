@@ -1,0 +1,1 @@
+"""Versions on disk: how they are written, named, found, checked, shared and removed."""
