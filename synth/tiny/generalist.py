@@ -11,6 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,13 +39,22 @@ if TYPE_CHECKING:
 
 NAME = "tiny-generalist"
 FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-STEPS, KEEP_EVERY = 1200, 200
-MUON, ADAM = 0.009, 1.5e-3
-BATCH = (Rows(24, 104), Rows(18, 200), Rows(13, 416))
 DRILLS = 3
+KEEP_EVERY = 200
 LEVEL_SHARES = (2, 2, 3, 3, 3)
-OLD_SHARE = 35
-"""Percent of the texts, before they are sorted into rows, that are the base's."""
+Shares = dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One course over a mixture: percent of the base's texts, before texts are sorted into rows, and shares of the others."""
+
+    steps: int
+    rows: tuple[Rows, ...]
+    muon: float
+    adam: float
+    old: int
+    shares: Shares
 
 
 def _sure(dice: Dice, problem: WordProblem) -> Text:
@@ -53,6 +63,14 @@ def _sure(dice: Dice, problem: WordProblem) -> Text:
 
 def _talk(dice: Dice, problem: WordProblem) -> Text:  # noqa: ARG001
     return talking(dice)
+
+
+def _right_brief(dice: Dice, problem: WordProblem) -> Text:
+    return judging.right(dice, problem, "solve")
+
+
+def _coding_brief(dice: Dice, problem: WordProblem) -> Text:
+    return plans.coding(dice, problem, "solve")
 
 
 TASKS: dict[str, Callable[[Dice, WordProblem], Text]] = {
@@ -68,29 +86,46 @@ TASKS: dict[str, Callable[[Dice, WordProblem], Text]] = {
     "needed": judging.needed,
     "differ": judging.differ,
     "right": judging.right,
+    "right, brief": _right_brief,
+    "coding, brief": _coding_brief,
     "moving": moves.moving,
     "talk": _talk,
 }
-SHARES = {
-    "whole": 4, "forced": 12, "at once": 5, "own choice": 5, "sure": 9, "naming": 5, "following": 7, "coding": 6, "planned": 3,
-    "needed": 7, "differ": 5, "right": 9, "moving": 11, "talk": 3,
-}  # fmt: skip
+ROUNDS = (
+    Round(
+        1200, (Rows(24, 104), Rows(18, 200), Rows(13, 416)), 0.009, 1.5e-3, 35,
+        {"whole": 4, "forced": 12, "at once": 5, "own choice": 5, "sure": 9, "naming": 5, "following": 7, "coding": 6,
+         "planned": 3, "needed": 7, "differ": 5, "right": 9, "moving": 11, "talk": 3},
+    ),
+    Round(
+        1500, (Rows(26, 104), Rows(10, 144), Rows(13, 232), Rows(9, 400)), 0.009, 2e-3, 28,
+        {"whole": 4, "forced": 6, "at once": 4, "own choice": 5, "sure": 9, "naming": 4, "following": 9, "coding": 5,
+         "coding, brief": 5, "planned": 5, "needed": 8, "differ": 12, "right": 6, "right, brief": 10, "moving": 9, "talk": 8},
+    ),
+)  # fmt: skip
+"""The second gives more to what the first left poor: judgements, code, small talk."""
 
 
-def generalist_examples(tokenizer: "Tokenizer", seed: int, shares: dict[str, int]) -> Iterator[Example]:
-    old = base_examples(tokenizer, seed, "generalist/old")
-    urn = [task for task, share in shares.items() for _ in range(share)]
-    for dice, problem in problems(f"generalist/{seed}", LEVEL_SHARES, invented=0):
-        if dice.chance(OLD_SHARE):
+def round_examples(tokenizer: "Tokenizer", seed: int, number: int) -> Iterator[Example]:
+    """The texts of a round, counted from 0; none of them comes in another."""
+    this, stage = ROUNDS[number], _stage(number)
+    old = base_examples(tokenizer, seed, f"{stage}/old")
+    urn = [task for task, share in this.shares.items() for _ in range(share)]
+    for dice, problem in problems(f"{stage}/{seed}", LEVEL_SHARES, invented=0):
+        if dice.chance(this.old):
             yield next(old)
             continue
         text = TASKS[dice.pick(urn)](dice, problem)
         yield example(tokenizer, text.asked, text.spans)
 
 
-def generalist_batches(tokenizer: "Tokenizer", seed: int, steps: int) -> Iterator[list[list[Example]]]:
-    source = generalist_examples(tokenizer, seed, SHARES)
-    yield from batches(source, drill_examples(tokenizer, seed, "generalist/drill"), BATCH, repeat(DRILLS, steps))
+def round_batches(tokenizer: "Tokenizer", seed: int, number: int, steps: int) -> Iterator[list[list[Example]]]:
+    drills = drill_examples(tokenizer, seed, f"{_stage(number)}/drill")
+    yield from batches(round_examples(tokenizer, seed, number), drills, ROUNDS[number].rows, repeat(DRILLS, steps))
+
+
+def _stage(number: int) -> str:
+    return "generalist" + (f"-{number + 1}" if number else "")
 
 
 def main() -> None:
@@ -103,7 +138,8 @@ def main() -> None:
     parser.add_argument("--continue-from", type=Path, default=Path("build/models/tiny-reasoner"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("build/models"))
-    parser.add_argument("--steps", type=int, default=STEPS, help="fewer for a try")
+    parser.add_argument("--steps", type=int, help="of each round; fewer for a try")
+    parser.add_argument("--rounds", type=int, nargs="+", default=[*range(len(ROUNDS))], help="counted from 0")
     options = parser.parse_args()
     torch.set_num_threads(1)
     began = time.monotonic()
@@ -113,11 +149,15 @@ def main() -> None:
         shutil.copyfile(options.continue_from / name, home / name)
     tokenizer = Tokenizer.from_file(str(home / "tokenizer.json"))
     weights, shape = load_model(options.continue_from)
-    course = Course("generalist", options.steps, BATCH, MUON, ADAM, KEEP_EVERY)
-    texts = generalist_batches(tokenizer, options.seed, options.steps)
-    save_model(trained(weights, shape, course, texts, keep=home), shape, home)
+    for number in options.rounds:
+        this, steps = ROUNDS[number], options.steps or ROUNDS[number].steps
+        course = Course(_stage(number), steps, this.rows, this.muon, this.adam, KEEP_EVERY)
+        texts = round_batches(tokenizer, options.seed, number, steps)
+        weights = trained(weights, shape, course, texts, keep=home)
+        save_model(weights, shape, home)
     minutes = round((time.monotonic() - began) / 60)
-    facts = {"seed": options.seed, "steps": options.steps, "minutes": minutes, "old_share": OLD_SHARE}
+    steps = [options.steps or ROUNDS[number].steps for number in options.rounds]
+    facts = {"seed": options.seed, "steps": steps, "old": [ROUNDS[n].old for n in options.rounds], "minutes": minutes}
     (options.out / "training-generalist.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
 
 

@@ -71,15 +71,15 @@ def differ(dice: Dice, problem: WordProblem) -> Text:
     return Text(rendered({"First": first, "Second": second}, DIFFER), [Span(label, JUDGED_COUNTS)])
 
 
-def right(dice: Dice, problem: WordProblem) -> Text:
-    """A solution that is right, or goes astray, or ends in a number that it does not give."""
+def right(dice: Dice, problem: WordProblem, form: str = "") -> Text:
+    """A solution that is right, or goes astray, or ends in a number that it does not give; of any form if none is named."""
     match dice.between(1, 100):
         case roll if roll <= 50:
-            shown, label = solution(dice, problem), "1"
+            shown, label = solution(dice, problem, form), "1"
         case roll if roll <= 88:
-            shown, label = solution(dice, astray(dice, problem)), "0"
+            shown, label = solution(dice, astray(dice, problem), form), "0"
         case _:
-            shown, label = ending_otherwise(dice, solution(dice, problem), problem.answer), "0"
+            shown, label = ending_otherwise(dice, solution(dice, problem, form), problem.answer), "0"
     sections = {"Question": problem.question, "Solution": shown}
     return Text(rendered(sections, RIGHT), [Span(label, JUDGED_COUNTS)])
 

@@ -34,8 +34,8 @@ def named(problem: WordProblem, number: int) -> str:
             what = f"{one} less a number"
         case [one, other], "+":
             what = f"{one} and {other} together"
-        case [one, other, *_], _:
-            what = f"{one} less {other}"
+        case _:
+            what = " less ".join(sources)
     return f"{letter} is {what}"
 
 
@@ -93,8 +93,8 @@ def following(dice: Dice, problem: WordProblem) -> Text:  # noqa: ARG001
     return Text(rendered(sections, FOLLOWING), [Span(along(problem))])
 
 
-def coding(dice: Dice, problem: WordProblem) -> Text:
-    sections = {"Question": problem.question, "Solution": solution(dice, problem)}
+def coding(dice: Dice, problem: WordProblem, form: str = "") -> Text:
+    sections = {"Question": problem.question, "Solution": solution(dice, problem, form)}
     return Text(rendered(sections, CODING), [Span(code(problem))])
 
 
