@@ -23,11 +23,12 @@ from tracemill.synth.tiny.card import MEASURED
 from tracemill.synth.tiny.card_generalist import card
 from tracemill.synth.tiny.evaluate import EQUATION, Sampler, last_boxed
 from tracemill.synth.tiny.evaluate_generalist import thinks_aloud, yes
-from tracemill.synth.tiny.generalist import BATCH, NAME, TASKS, generalist_batches, generalist_examples
+from tracemill.synth.tiny.generalist import NAME, ROUNDS, TASKS, round_batches, round_examples
 from tracemill.synth.tiny.held_out import measured, withheld
+from tracemill.synth.tiny.network import Weights, load_model
 from tracemill.synth.tiny.problems import LETTERS, Dice, WordProblem, word_problem
 from tracemill.synth.tiny.talk import KINDS, exchange, is_answer, is_held_back
-from tracemill.synth.tiny.train import example, problems
+from tracemill.synth.tiny.train import Course, Rows, batches, example, trained
 
 HOME, BASE = EMBEDDED / NAME, EMBEDDED / "tiny-reasoner"
 SIGNS: dict[str, Callable[[int, int], int]] = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
@@ -256,20 +257,41 @@ def test_small_talk_answers_what_was_said_and_holds_no_number(seed: int) -> None
 
 
 def test_no_text_of_training_shows_a_withheld_problem_or_talk(tokenizer: Tokenizer) -> None:
-    assert not any(asked.question in withheld() for _, asked in islice(problems("generalist/0"), 1000))
-    for text in islice(generalist_examples(tokenizer, 0, {"talk": 1, "whole": 1}), 200):
-        written = tokenizer.decode(text.tokens)
-        question = written.partition("## Question\n")[2].partition("\n")[0]
-        assert question not in withheld()
-        assert not ("Talk." in written and is_held_back(question))
+    for number in range(len(ROUNDS)):
+        for text in islice(round_examples(tokenizer, 0, number), 300):
+            written = tokenizer.decode(text.tokens)
+            question = written.partition("## Question\n")[2].partition("\n")[0]
+            assert question not in withheld()
+            assert not ("Talk." in written and is_held_back(question))
 
 
-def test_the_same_seed_draws_the_same_batches_and_all_fit(tokenizer: Tokenizer) -> None:
-    first, again, other = (next(generalist_batches(tokenizer, seed, 1)) for seed in (0, 0, 1))
+def test_rounds_hold_every_task_and_draw_texts_of_their_own(tokenizer: Tokenizer) -> None:
+    assert set().union(*(this.shares for this in ROUNDS)) == set(TASKS)
+    assert all(set(this.shares) <= set(TASKS) for this in ROUNDS)
+    assert next(round_examples(tokenizer, 0, 0)) != next(round_examples(tokenizer, 0, 1))
+
+
+@pytest.mark.parametrize("number", range(len(ROUNDS)))
+def test_the_same_seed_draws_the_same_batches_and_all_fit(number: int, tokenizer: Tokenizer) -> None:
+    first, again, other = (next(round_batches(tokenizer, seed, number, 1)) for seed in (0, 0, 1))
     assert first == again != other
-    for texts, rows in zip(first, BATCH, strict=True):
+    for texts, rows in zip(first, ROUNDS[number].rows, strict=True):
         assert len(texts) == rows.texts
         assert all(len(text.tokens) <= rows.tokens for text in texts)
+
+
+def test_training_goes_on_from_the_base_and_repeats_itself(tokenizer: Tokenizer) -> None:
+    base, shape = load_model(BASE)
+    small = Course("try", 2, (Rows(4, 104),), 0.01, 1e-3, 9)
+
+    def run() -> Weights:
+        texts = batches(round_examples(tokenizer, 0, 0), iter(()), small.rows, [0, 0])
+        return trained({name: tensor.clone() for name, tensor in base.items()}, shape, small, texts, compiled=False)
+
+    one, other = run(), run()
+    assert all(torch.equal(one[name], other[name]) for name in base)
+    moved = max(float((one[name] - base[name]).abs().max()) for name in base)
+    assert 0 < moved < 0.1
 
 
 @pytest.mark.parametrize("task", TASKS)

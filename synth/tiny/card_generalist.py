@@ -78,7 +78,10 @@ def card(measured: dict[str, Any], base: dict[str, Any]) -> str:
     of_each = pooled(find(numbers, "tasks", "Follow the plan.", 1.0, 3))["n"]
     talks = pooled(find(numbers, "tasks", "Talk.", 1.0))["n"]
     return TEXT.format(
-        **training,
+        seed=training["seed"],
+        minutes=training["minutes"],
+        steps=" and ".join(str(steps) for steps in training["steps"]),
+        old=" and ".join(str(share) for share in training["old"]),
         of_each=of_each,
         talks=talks,
         tasks=levels_table(numbers, "tasks", "task"),
@@ -107,8 +110,8 @@ same for both, and more tasks. It thinks aloud in paragraphs that can be cut sho
 plans, judges texts, and solves by moves over notes that fold. It is of no other use: it knows only the sentences, names, things
 and sizes of numbers that `synth/tiny/` writes.
 
-`make model` trains it last ({steps} steps from the base, {minutes} minutes on one thread of a CPU that did other work too, seed {seed}). Of the texts
-{old_share} % were of the old tasks. One seed was trained: where another would come out was not measured.
+`make model` trains it last, from the base in rounds of {steps} steps: {minutes} minutes on one thread of a CPU that did other work too.
+Of the texts {old} % were of the old tasks. One seed was trained ({seed}): where another would come out was not measured.
 
 ## How to ask it
 

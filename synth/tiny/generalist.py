@@ -41,19 +41,19 @@ NAME = "tiny-generalist"
 FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 DRILLS = 3
 KEEP_EVERY = 200
-LEVEL_SHARES = (2, 2, 3, 3, 3)
 Shares = dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One course over a mixture: percent of the base's texts, before texts are sorted into rows, and shares of the others."""
+    """One course over a mixture: percent of the base's texts, before texts are sorted into rows, and shares of levels and tasks."""
 
     steps: int
     rows: tuple[Rows, ...]
     muon: float
     adam: float
     old: int
+    levels: tuple[int, ...]
     shares: Shares
 
 
@@ -93,17 +93,17 @@ TASKS: dict[str, Callable[[Dice, WordProblem], Text]] = {
 }
 ROUNDS = (
     Round(
-        1200, (Rows(24, 104), Rows(18, 200), Rows(13, 416)), 0.009, 1.5e-3, 35,
+        1200, (Rows(24, 104), Rows(18, 200), Rows(13, 416)), 0.009, 1.5e-3, 35, (2, 2, 3, 3, 3),
         {"whole": 4, "forced": 12, "at once": 5, "own choice": 5, "sure": 9, "naming": 5, "following": 7, "coding": 6,
          "planned": 3, "needed": 7, "differ": 5, "right": 9, "moving": 11, "talk": 3},
     ),
     Round(
-        1500, (Rows(26, 104), Rows(10, 144), Rows(13, 232), Rows(9, 400)), 0.009, 2e-3, 28,
-        {"whole": 4, "forced": 6, "at once": 4, "own choice": 5, "sure": 9, "naming": 4, "following": 9, "coding": 5,
-         "coding, brief": 5, "planned": 5, "needed": 8, "differ": 12, "right": 6, "right, brief": 10, "moving": 9, "talk": 8},
+        1400, (Rows(38, 104), Rows(11, 152), Rows(9, 240), Rows(6, 400)), 0.009, 2e-3, 26, (5, 3, 2, 2, 3),
+        {"whole": 6, "forced": 8, "at once": 16, "own choice": 7, "sure": 9, "naming": 2, "following": 5, "coding": 3,
+         "coding, brief": 2, "planned": 3, "needed": 7, "differ": 18, "right": 6, "right, brief": 24, "moving": 7, "talk": 14},
     ),
 )  # fmt: skip
-"""The second gives more to what the first left poor: judgements, code, small talk."""
+"""The second gives more to what the first left poor: answers at once, two of the judgements, and small talk."""
 
 
 def round_examples(tokenizer: "Tokenizer", seed: int, number: int) -> Iterator[Example]:
@@ -111,7 +111,7 @@ def round_examples(tokenizer: "Tokenizer", seed: int, number: int) -> Iterator[E
     this, stage = ROUNDS[number], _stage(number)
     old = base_examples(tokenizer, seed, f"{stage}/old")
     urn = [task for task, share in this.shares.items() for _ in range(share)]
-    for dice, problem in problems(f"{stage}/{seed}", LEVEL_SHARES, invented=0):
+    for dice, problem in problems(f"{stage}/{seed}", this.levels, invented=0):
         if dice.chance(this.old):
             yield next(old)
             continue
