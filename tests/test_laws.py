@@ -110,6 +110,7 @@ def in_moves(request: Request) -> str:
 TOKENIZER = str(Path(__file__).resolve().parent.parent / "data/models/tiny-reasoner")
 BOTH_MODES = {"think_prefix": "<think>\n", "nothink_prefix": "<think>\n</think>\n\n"}
 
+
 def in_plans(request: Request) -> str:
     """A plan in titles or in code, sometimes of one step or none; executions that are sometimes wrong or out of order."""
     number, luck = int(request.problem_id[1:]), request.rng_seed % 5
