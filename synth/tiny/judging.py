@@ -26,6 +26,7 @@ VERDICTS: dict[Kind, str] = {
 }
 JUDGED_COUNTS = 4.0
 """What the one token of a judgement counts in the loss."""
+READ_COUNTS, PROMPT_COUNTS = 0.5, 0.03
 CONTENT = re.compile(r"\d+|[-+*]|\b[A-E]\b")
 WORDINGS = (
     ("{}.", "So {}.", "Now {}.", "Check: {}.", "Wait, {}.", "Hmm, {}.", "Wait, {}. That is right.", "Alternatively, {}.", "We see {}.",
@@ -69,6 +70,14 @@ def differ(dice: Dice, problem: WordProblem) -> Text:
     first, second = _parted(dice, first, second)
     label = "1" if content(first) != content(second) else "0"
     return Text(rendered({"First": first, "Second": second}, DIFFER), [Span(label, JUDGED_COUNTS)])
+
+
+def differ_read(dice: Dice, problem: WordProblem) -> Text:
+    """The same, and the second sentence is learned too: to foresee it is to compare it with the first."""
+    text = differ(dice, problem)
+    before, mark, after = text.asked.partition("## Second\n")
+    second, rest = after.split("\n", 1)
+    return Text(before + mark, [Span(second, READ_COUNTS), Span(f"\n{rest}", PROMPT_COUNTS), *text.spans])
 
 
 def right(dice: Dice, problem: WordProblem, form: str = "") -> Text:
