@@ -106,6 +106,7 @@ TASKS: dict[str, Callable[[Dice, WordProblem], Text]] = {
     "talk, lists": _list,
     "at once, easy": _at_once_easy,
     "differ, read": judging.differ_read,
+    "right, ending": judging.right_ending,
 }
 ROUNDS = (
     Round(
@@ -119,8 +120,14 @@ ROUNDS = (
          "coding": 3, "coding, brief": 2, "planned": 3, "needed": 7, "differ": 7, "differ, read": 14, "right": 6,
          "right, brief": 20, "moving": 7, "talk": 9, "talk, lists": 9},
     ),
+    Round(
+        500, (Rows(40, 104), Rows(10, 152), Rows(10, 240), Rows(6, 400)), 0.009, 2e-3, 25, (4, 3, 3, 3, 3),
+        {"whole": 5, "forced": 8, "at once": 3, "at once, easy": 16, "own choice": 6, "sure": 8, "naming": 2, "following": 4,
+         "coding": 3, "coding, brief": 1, "planned": 2, "needed": 8, "differ": 8, "differ, read": 10, "right": 5,
+         "right, brief": 8, "right, ending": 12, "moving": 6, "talk": 6},
+    ),
 )  # fmt: skip
-"""The second gives more to what the first left poor: answers at once, two of the judgements, and small talk."""
+"""Each later one gives more to what those before left poor: answers at once, two of the judgements, small talk."""
 
 
 def round_examples(tokenizer: "Tokenizer", seed: int, number: int) -> Iterator[Example]:

@@ -93,6 +93,15 @@ def right(dice: Dice, problem: WordProblem, form: str = "") -> Text:
     return Text(rendered(sections, RIGHT), [Span(label, JUDGED_COUNTS)])
 
 
+def right_ending(dice: Dice, problem: WordProblem) -> Text:
+    """The easiest to tell: brief solutions of which half end in a number that they do not give."""
+    shown, label = solution(dice, problem, "solve"), "1"
+    if dice.chance(50):
+        shown, label = ending_otherwise(dice, shown, problem.answer), "0"
+    sections = {"Question": problem.question, "Solution": shown}
+    return Text(rendered(sections, RIGHT), [Span(label, JUDGED_COUNTS)])
+
+
 def ending_otherwise(dice: Dice, text: str, answer: int) -> str:
     """The solution with another number in its box."""
     others = [answer + by for by in (-10, -2, -1, 1, 2, 10) if 0 <= answer + by <= LARGEST]
