@@ -139,6 +139,17 @@ class Engine(Protocol):
         """The text of token ids, special ones written out; the numbers themselves where no tokenizer is at hand."""
         ...
 
+    def tokens_of(self, text: str, role: str = "solver") -> tuple[int, ...] | None:
+        """Token ids of a text that no model wrote, special tokens by their spelling; None where no tokenizer is at hand.
+
+        What a model drew has ids already (`Completion.token_ids`), and its text encoded again may have others.
+        """
+        ...
+
+    def vocabulary(self, role: str = "solver") -> int | None:
+        """The first token id that the role's tokenizer leaves free, as it would give to a token added to it; None without a tokenizer."""
+        ...
+
     def token_starts(
         self, text: str, prompt: str | tuple[Message, ...] | None = None, role: str = "solver"
     ) -> list[int] | None:
