@@ -6,7 +6,7 @@ the journal holds comes back at once, the rest is sampled.
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -78,6 +78,8 @@ class Workshop:
     """Bytes of completions that open problems hold."""
     housekeeping: list[str] = field(default_factory=list)
     """What those who look after the journal want a person to see now."""
+    neighbours: Callable[[Problem], tuple[Problem, ...]] | None = None
+    """Which problems of the build stand beside one; None where the method declares no NEIGHBOURS."""
     loaded: str | None = None
     """The scale whose merged weights are loaded in this pass over the problems; those of others wait for their own."""
     _gates: dict[tuple[str, str | None], Gate] = field(default_factory=dict)
@@ -308,6 +310,14 @@ class ProblemEngine:
         await self.shop.journal.put(key, verdict)
         return verdict
 
+    def neighbours(self) -> tuple[Problem, ...]:
+        """See schemas/plugins.py."""
+        if self.shop.neighbours is None:
+            raise ProblemFailed(
+                "the method asks for other problems and declares none: write NEIGHBOURS = 1 beside its COLUMNS"
+            )
+        return self.shop.neighbours(self.problem)
+
     def model_name(self, role: str = "solver") -> str:
         return self._role(role).model.name
 
@@ -338,6 +348,12 @@ class ProblemEngine:
         """See schemas/plugins.py."""
         renderer = self._role(role).renderer
         return renderer.encode(text) if renderer else None
+
+    def vocabulary(self, role: str = "solver") -> int | None:
+        """See schemas/plugins.py."""
+        renderer = self._role(role).renderer
+        known = renderer.tokenizer.get_vocab(with_added_tokens=True).values() if renderer else None
+        return None if known is None else 1 + max(known, default=-1)
 
     def token_starts(
         self, text: str, prompt: str | tuple[Message, ...] | None = None, role: str = "solver"
