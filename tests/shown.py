@@ -26,7 +26,11 @@ HOSTILE = [
 ]
 NAMES = ["../../etc", "..", "a b&c=d#e?f", "%2e%2e%2f", "\u202eid", SCRIPT, "肝/0", "quote\"'", "x" * 3000]
 """Ids of the hostile rows, as many as there are texts."""
-SPEC = {"3 * 8 = 24.": {"24 - 16 = 8.": "correct", "8 * 2 = 16.": {"24 - 9": "wrong"}}, SCRIPT: "wrong", "hm": "undecided"}
+SPEC = {
+    "3 * 8 = 24.": {"24 - 16 = 8.": "correct", "8 * 2 = 16.": {"24 - 9": "wrong"}},
+    SCRIPT: "wrong",
+    "hm": "undecided",
+}
 NODES = {"problem_id": str, **TABLES["nodes"]}
 SCHEMA = pa.schema([*ROWS, pa.field("steps", declared({"steps": COLUMNS["steps"]}, where="x").field(0).type)])
 
@@ -36,9 +40,12 @@ def rows(count: int = 230) -> list[dict[str, Any]]:
     found = []
     for n in range(count):
         said = f"<think>Let me add {n} and {n % 7}.</think>It is {n + n % 7}." if n % 2 else f"It is {n + n % 7}."
-        found.append(_row(f"p{n:04}/solve-0000", f"What is {n} + {n % 7}?", said, n_tokens=n * 3 % 101, correct=n % 3 > 0))
+        found.append(
+            _row(f"p{n:04}/solve-0000", f"What is {n} + {n % 7}?", said, n_tokens=n * 3 % 101, correct=n % 3 > 0)
+        )
         found[-1]["difficulty"] = None if n % 5 == 0 else str(n % 5)
-    found[11]["steps"] = row_of(LYNCH)["steps"]
+    for row in found[11:12]:
+        row["steps"] = row_of(LYNCH)["steps"]
     bad = [_row(name, text, text, n_tokens=1, correct=False) for name, text in zip(NAMES, HOSTILE, strict=True)]
     return sorted([*found, *bad], key=lambda row: str(row["id"]))
 
@@ -50,7 +57,7 @@ def _row(name: str, question: str, said: str, **more: Any) -> dict[str, Any]:
 
 
 def rejected() -> list[dict[str, Any]]:
-    made = [
+    return [
         {
             "id": f"p{n:04}/solve-0001",
             "problem_id": f"p{n:04}",
@@ -61,7 +68,6 @@ def rejected() -> list[dict[str, Any]]:
         }
         for n in range(40)
     ]
-    return made
 
 
 def commit(store: Store, count: int = 230) -> Dataset:
@@ -75,7 +81,10 @@ def commit(store: Store, count: int = 230) -> Dataset:
         draft.table("problems", PROBLEMS, [[dict.fromkeys(PROBLEMS.names) | _problem(name) for name in problems]])
         draft.table("samples", SAMPLES, [[dict.fromkeys(SAMPLES.names) | _sample(n) for n in range(20)]])
         draft.table("nodes", declared(NODES, where="nodes"), [[_node(row) for row in sorted(nodes, key=_order)]])
-        counts = [{"stage": "filter:length", "reason": "too_long", "rows": 20}, {"stage": "chosen", "reason": "", "rows": len(kept)}]
+        counts = [
+            {"stage": "filter:length", "reason": "too_long", "rows": 20},
+            {"stage": "chosen", "reason": "", "rows": len(kept)},
+        ]
         facts = {"counts": counts, "problems": {"chosen": len(problems)}}
         return draft.commit(recipe_toml='[synth]\nuse = "sample"\n', identity={"name": "shown"}, manifest=facts)
 
@@ -86,7 +95,13 @@ def _problem(name: str) -> dict[str, Any]:
 
 def _sample(n: int) -> dict[str, Any]:
     key = f"{n:064x}"
-    told = {"key": key, "problem_id": f"p{n:04}", "role": "solver", "text": f"said {n} {SCRIPT}", "token_ids": [1, 2, n]}
+    told = {
+        "key": key,
+        "problem_id": f"p{n:04}",
+        "role": "solver",
+        "text": f"said {n} {SCRIPT}",
+        "token_ids": [1, 2, n],
+    }
     return told | {"n_tokens": 3, "finish_reason": "stop", "seed": n}
 
 
