@@ -30,6 +30,7 @@ THE_DOOR = ROOT / "pipelines" / "commands" / "schedule.py"
 HEAVY = {
     *("vllm", "torch", "datasets", "transformers", "peft", "sympy", "math_verify", "prefect", "dask", "distributed"),
     *("detect_secrets", "phonenumbers", "py3langid", "rensa", "rustworkx", "sentence_transformers", "sklearn"),
+    "uvicorn",
 }
 MACHINERY = {
     "synth": {
