@@ -9,12 +9,13 @@ process of its own, asked over the loopback; every request is one page with all 
 import argparse
 import contextlib
 import http.client
+import os
 import random
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from html import unescape
 from pathlib import Path
 from statistics import median
@@ -54,33 +55,49 @@ def viewing(store: Path) -> Iterator[tuple[int, str]]:
             process.terminate()
 
 
-def seconds(act: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    act()
-    return time.perf_counter() - start
+Line = tuple[str, str, str, str, str]
 
 
-def searched(client: Client, **asked: object) -> tuple[float, int, float]:
-    """A search followed to the end of the table or to its first hit: seconds in all, pages, seconds of the slowest page."""
-    took, start = [], "0"
+class Meter:
+    """Times requests: seconds that the client waits, and CPU seconds of the viewer, which a busy machine does not change."""
+
+    def __init__(self, pid: int) -> None:
+        self._stat = Path(f"/proc/{pid}/stat")
+
+    def cpu(self) -> float:
+        fields = self._stat.read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def line(self, told: str, acts: Sequence[Callable[[], object]]) -> Line:
+        """A line of the table: median, 95th percentile and slowest of all, and CPU of one."""
+        before, took = self.cpu(), []
+        for act in acts:
+            start = time.perf_counter()
+            act()
+            took.append(time.perf_counter() - start)
+        took.sort()
+        numbers = (median(took), took[int(0.95 * len(took))], took[-1], (self.cpu() - before) / len(acts))
+        return (told, *(f"{1000 * number:,.0f} ms" for number in numbers))  # type: ignore[return-value]
+
+
+def searched(client: Client, meter: Meter, told: str, **asked: object) -> Line:
+    """A search followed to its first hit or to the end of the table."""
+    took, start, before = [], "0", meter.cpu()
     while True:
         begin = time.perf_counter()
-        body = client.get("table", **asked, **{"from": start})
+        body = client.get("table", t="rows", **asked, **{"from": start})
         took.append(time.perf_counter() - begin)
         more = re.search(r'href="table\?([^"]*)">continue from here', body)
         if more is None or not re.search(r"\b0 found", body):
-            return sum(took), len(took), max(took)
+            break
         start = re.findall(r"from=(\d+)", unescape(more[1]))[-1]
+    pages = f"{sum(took):.1f} s, {len(took)} pages"
+    return f"search: {told}", pages, "", f"{1000 * max(took):,.0f} ms", f"{meter.cpu() - before:.1f} s in all"
 
 
 def peak_mb(pid: int) -> float:
     status = Path(f"/proc/{pid}/status").read_text()
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
-
-
-def ms(times: list[float]) -> tuple[str, str, str]:
-    ranked = sorted(times)
-    return tuple(f"{1000 * one:,.0f} ms" for one in (median(ranked), ranked[int(0.95 * len(ranked))], ranked[-1]))  # type: ignore[return-value]
 
 
 def main() -> None:
@@ -96,42 +113,34 @@ def main() -> None:
             commit(store, asked.rows, second=False)
         start = time.perf_counter()
         pid, url = stack.enter_context(viewing(folder))
-        up = time.perf_counter() - start
-        client = Client(url)
-        lines = [("address printed, from the start of the command", f"{up:.1f} s", "", "")]
-        first = seconds(lambda: client.get("table", t="rows"))
-        lines.append(("first page of the rows", f"{1000 * first:,.0f} ms", "", ""))
-        lines += measured(client, asked.rows, asked.pages)
-        lines.append(("largest memory of the process", f"{peak_mb(pid):,.0f} MB", "", ""))
-    table((f"{asked.rows:,} rows", "median", "p95", "slowest"), lines)
+        up, client, meter = time.perf_counter() - start, Client(url), Meter(pid)
+        lines = [("from the command to its address", f"{up:.1f} s", "", "", f"{meter.cpu():.1f} s")]
+        lines.append(meter.line("first page of the rows", [lambda: client.get("table", t="rows")]))
+        lines += measured(client, meter, asked.rows, asked.pages)
+        lines.append(("largest memory of the process", f"{peak_mb(pid):,.0f} MB", "", "", ""))
+    table((f"{asked.rows:,} rows", "median", "p95", "slowest", "CPU of one"), lines)
 
 
-def measured(client: Client, rows: int, pages: int) -> Iterator[tuple[str, str, str, str]]:
+def measured(client: Client, meter: Meter, rows: int, pages: int) -> Iterator[Line]:
     rng = random.Random(7)
-    numbers = [rng.randrange(rows * 99 // 100) for _ in range(pages)]
+    numbers = [rng.randrange(rows * 98 // 100) for _ in range(pages)]
     ids = [f"p{n:08}/solve-0000" for n in rng.sample(range(rows), pages) if n % 100 != 9]
-    yield (
-        "a page of 50 rows at random",
-        *ms([seconds(lambda n=n: client.get("table", t="rows", **{"from": n})) for n in numbers]),
-    )
     last = rows * 98 // 100
-    yield (
-        "pages in order, to the end",
-        *ms([seconds(lambda n=n: client.get("table", **{"from": last + 50 * n})) for n in range(pages // 2)]),
+
+    def page(name: str, **asked: object) -> Callable[[], object]:
+        return lambda: client.get(name, **asked)
+
+    yield meter.line("50 rows at random", [page("table", t="rows", **{"from": n}) for n in numbers])
+    yield meter.line(
+        "50 rows and the next, at the end", [page("table", **{"from": last + 50 * n}) for n in range(pages)]
     )
-    yield (
-        "rejected rows at random",
-        *ms([seconds(lambda n=n: client.get("table", t="rejected", **{"from": n})) for n in numbers[: pages // 2]]),
-    )
-    yield "a row by its id", *ms([seconds(lambda n=n: client.get("row", t="rows", id=n)) for n in ids])
-    for told, wanted in (
-        ("text in the last rows, all columns of text", {"q": f"p{rows - 2:08}"}),
-        ("content contains, nowhere", {"f": "content", "o": "contains", "v": "nowhere"}),
-        ("problem_id is, by statistics", {"f": "problem_id", "o": "is", "v": f"p{rows - 2:08}"}),
-    ):
-        whole, count, slowest = searched(client, t="rows", **wanted)
-        yield f"search: {told}", f"{whole:.1f} s in all", f"{count} pages", f"{1000 * slowest:,.0f} ms"
-    yield "explain", *ms([seconds(lambda n=n: client.get("life", id=n)) for n in ids[:3]])
+    yield meter.line("50 rejected rows at random", [page("table", t="rejected", **{"from": n}) for n in numbers])
+    yield meter.line("a row by its id", [page("row", t="rows", id=name) for name in ids])
+    late = f"p{rows - 2:08}"
+    yield searched(client, meter, "text of the last rows, in any column", q=late)
+    yield searched(client, meter, "content contains what is nowhere", f="content", o="contains", v="nowhere")
+    yield searched(client, meter, "problem_id is, by statistics", f="problem_id", o="is", v=late)
+    yield meter.line("explain", [page("life", id=name) for name in ids[:3]])
 
 
 if __name__ == "__main__":
