@@ -26,6 +26,7 @@ from tracemill.schemas.recipe import (
     EngineTable,
     ModelTable,
     Recipe,
+    ReportTable,
     Source,
     Step,
     VerifyTable,
@@ -266,6 +267,7 @@ PAGES: Mapping[str, type[BaseModel]] = {
     "## [benchmarks.NAME]": BenchmarkTable,
     "## [verify]": VerifyTable,
     "## [budget]": Budget,
+    "## [report]": ReportTable,
 }
 
 
