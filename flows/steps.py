@@ -77,7 +77,9 @@ def make(
 
 
 @task(name="publish", task_run_name="publish {ref}", **LASTING)
-def send(ref: str, store: str, repo: str, to: str, *, public: bool = False) -> dict[str, Any]:
+def send(
+    ref: str, store: str, repo: str, to: str, *, public: bool = False, uncalibrated: bool = False
+) -> dict[str, Any]:
     """Publish a version; what is there already is not sent again."""
     if bool(repo) == bool(to):
         raise RecipeError(
@@ -85,7 +87,10 @@ def send(ref: str, store: str, repo: str, to: str, *, public: bool = False) -> d
         )
     place = opened(store)
     dataset = place.hold(place.open(ref))
-    done = publish_to_hub(dataset, repo, public=public) if repo else publish_to(dataset, to)
+    if repo:
+        done = publish_to_hub(dataset, repo, public=public, uncalibrated=uncalibrated)
+    else:
+        done = publish_to(dataset, to, uncalibrated=uncalibrated)
     told = {
         "dataset": done.dataset,
         "to": done.to,

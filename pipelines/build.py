@@ -20,6 +20,7 @@ from tracemill.pipelines.choosing.assemble import as_rejected, assemble
 from tracemill.pipelines.choosing.staging import Staged, stage
 from tracemill.pipelines.curate import Decisions, decide
 from tracemill.pipelines.export import write_view
+from tracemill.pipelines.judging.facts import inherited
 from tracemill.pipelines.plan import Plan, code_hash, resolve
 from tracemill.pipelines.reading.mixing import Taken, mix
 from tracemill.pipelines.reading.readers import Resolve
@@ -39,7 +40,7 @@ from tracemill.pipelines.synthesize import synthesize
 from tracemill.pipelines.versions.lineage import accuracy_of, card_of, identity_of, made_from, resolved_toml
 from tracemill.pipelines.versions.parents import with_parents
 from tracemill.pipelines.versions.sharing import Shared
-from tracemill.schemas.errors import CountsDiffer, Interrupted, RecipeError, TooManyFailures
+from tracemill.schemas.errors import CountsDiffer, Interrupted, RecipeError, ShardsMissing, TooManyFailures
 from tracemill.schemas.recipe import Recipe
 from tracemill.schemas.rows import Problem, draw
 from tracemill.synth.backends.scripted import Reply
@@ -114,6 +115,7 @@ def build(
                 plan, spool, shop, report, segments, brake, only_known=partial or gathering, share_failures=gathering
             )
             tally = asyncio.run(doing)
+            _refuse_unmeasured(plan, tally, gather)
             why_partial = _why_partial(tally, spool, partial=partial)
             if gather is not None:
                 refuse_missing(spool, work, store.journal_folder, gather)
@@ -219,6 +221,15 @@ def refuse_if_interrupted(tally: Tally, otherwise: str = "") -> None:
         )
 
 
+def _refuse_unmeasured(plan: Plan, tally: Tally, gather: str | None) -> None:
+    """Gathering samples nothing, so its judges have to be measured before: shards do that."""
+    if gather is not None and plan.calibrations and tally.calibration is None:
+        names = ", ".join(f"{cases.plugin.name} ({cases.file})" for cases in plan.calibrations)
+        raise ShardsMissing(
+            f"not all cases that calibrate {names} have an answer in the journal; run: tracemill build {gather} --shard 0/1"
+        )
+
+
 def _refuse_if_all_failed(tally: Tally) -> None:
     """A run in which nothing worked is a mistake however much is tolerated: its version would be empty."""
     if tally.failed and tally.failed == tally.done:
@@ -260,6 +271,8 @@ def _commit(
         if (forecast := kept_forecast(store.work_folder(plan.recipe.name), identity)) is not None:
             made["forecast"] = forecast
         made["sources"] = with_parents(made["sources"], plan.recipe.source, store)
+        if judged := inherited([store.open(source.ref) for source in plan.recipe.source if source.ref is not None]):
+            made["judged"] = [*made.get("judged", ()), *judged]
         dataset = draft.commit(
             recipe_toml=resolved_toml(plan.recipe),
             identity=identity,

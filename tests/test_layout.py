@@ -43,6 +43,7 @@ HEAVY = {
 MACHINERY = {
     "synth": {
         *(
+            "closing",
             "embed",
             "engine",
             "fit",
@@ -50,6 +51,8 @@ MACHINERY = {
             "journal",
             "judge",
             "models",
+            "modes",
+            "plans",
             "prompts",
             "render",
             "reply",

@@ -156,9 +156,13 @@ class MadeFrom(TypedDict, total=False):
     plugins: Mapping[str, str]
     """SHA-256 of the file of each plug-in that was used, by its name in the recipe."""
     inputs: Mapping[str, str]
-    """SHA-256 of each file and folder that the method read beside the sources, by its name."""
+    """SHA-256 of each file and folder that was read beside the sources, by its name."""
     benchmarks: Mapping[str, Mapping[str, Any]]
     """Revision, SHA-256 of the content, and rows of each benchmark that was looked for."""
+    judged: Sequence[Mapping[str, Any]]
+    """Plug-ins whose model's word decides about rows, by which steps, and whether that was measured; of a source's version, too."""
+    calibration: Sequence[Mapping[str, Any]]
+    """How often each judge was right on planted cases: counts, shares with intervals, and the cases it missed."""
     selected: Mapping[str, Mapping[str, object]]
     """How selectors chose, where they say so: it may differ between machines."""
     why_partial: str
