@@ -512,6 +512,10 @@ def test_a_pair_takes_a_ratio_of_lengths_and_something_that_was_left_out(tokens:
 def test_what_becomes_of_tries(recipe: Make, store: Store, steps: Callable[[Request], str], original: int, tries: dict[str, int] | None):  # fmt: skip
     made = kept_short(recipe, store, concise(steps, original=original))
     assert reasons(made) == {"none_accepted": 20}
+    if tries and "injection_loop" in tries:
+        assert made.dataset.scan("samples").collect().height == 20 * (1 + 4 * 3), (
+            "the third reflection in a row ends a try"
+        )
     found = [json.loads(evidence)["tries"] for evidence in made.dataset.scan("rejected").collect()["evidence"]]
     assert (
         all(one == tries for one in found)
