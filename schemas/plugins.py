@@ -95,6 +95,14 @@ class Engine(Protocol):
         """Whether `gold` is an answer that the verifier can tell from others: one that it finds equal to itself."""
         ...
 
+    def neighbours(self) -> tuple[Problem, ...]:
+        """Other problems of this build, as many as a module-level `NEIGHBOURS = 1` declares, fewer where the build has fewer.
+
+        They are those that follow in the order of `draw(problem_id)`: the same ones in every run and shard. What is drawn for one of
+        them is drawn for the problem at hand, so give it a scope and salt of its own.
+        """
+        ...
+
     def level(self, scale: str, role: str = "solver") -> Adapter:
         """What `sample(adapter=...)` takes for the weights at `scale`, of those that the method's `levels` declared."""
         ...

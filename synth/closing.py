@@ -20,6 +20,7 @@ from itertools import groupby
 from tracemill.schemas.errors import ProblemFailed
 from tracemill.schemas.plugins import Engine, PromptLike
 from tracemill.schemas.request import Completion, Rendered, Sampling
+from tracemill.schemas.rows import Verdict
 
 CLOSE = "\n</think>\n\n"
 """How models of the DeepSeek-R1 and Qwen3 families part thought and answer."""
@@ -43,7 +44,7 @@ class Closed:
 
     @property
     def whole(self) -> Completion:
-        """The reply from its first word to its last, as `engine.verify` and `Trace.of` take it; its key is the answer's."""
+        """The reply from its first word to its last, as `Trace.of` takes it; its key is the answer's."""
         return replace(
             self.answer,
             text=self.before + self.answer.text,
@@ -77,6 +78,11 @@ async def close(
     )
     count = count_tokens(engine, forced, role)
     return [Closed(before, count, completion) for completion in drawn]
+
+
+async def verdict(engine: Engine, closed: Closed, gold: str | None) -> Verdict:
+    """On the whole reply. It is not kept with the completion, whose own text is only the end of it."""
+    return await engine.verify(closed.before + closed.answer.text, gold, truncated=closed.answer.truncated)
 
 
 def spelled(engine: Engine, completion: Completion, role: str = "solver") -> list[Token]:

@@ -53,6 +53,32 @@ def in_steps(request: Request) -> str:
     return f"{steps}# Answer\n\\boxed{{{2 * number + 1 + wrong}}}\n# END!"
 
 
+def in_segments(request: Request) -> str:
+    """A thought of up to five segments; the more of it stands before a forced answer, the likelier that is right. A judge of three minds."""
+    number, luck = int(request.problem_id[1:]), request.rng_seed % 10
+    if request.model.name == "scripted-judge":
+        return ("keep: it is used.", "drop: it is not.", "Who knows?")[luck % 3]
+    if request.scope != "solve":
+        return f"{2 * number + (luck < 3 + 2 * str(request.prefix).count('Wait'))}}}."
+    thought = " ".join(f"Wait, part {n} of it is so and so." for n in range(1 + number % 5))
+    return f"<think>\n{thought}\n</think>\n\n\\boxed{{{2 * number + (luck > 2)}}}"
+
+
+def in_doubt(request: Request) -> str:
+    """A thought step by step, of which every other one reflects; it is sure of its answer about as often as not."""
+    number, luck = int(request.problem_id[1:]), request.rng_seed % 10
+    if request.scope == "judge":
+        return "Yes" if luck < 5 else "No"
+    right = 2 * number + (luck > 1)
+    if request.scope == "solve":
+        return f"<think>\n{'Hmm, well. ' * 25}\n</think>\n\n\\boxed{{{right}}}"
+    if request.salt.endswith("answer"):
+        return f"\\boxed{{{right}}}"
+    return ("Wait, is it?\n\n", "It is.\n\n", "The answer is 1.\n\n", "So.\n</think>\n\n", "</s>")[
+        luck // 2 - (luck == 9)
+    ]
+
+
 def in_modes(request: Request) -> str:
     """A thought and an answer; behind a closing tag the answer alone, and behind an ellipsis now one, now the other."""
     prefix = str(request.prefix or "")
@@ -84,6 +110,20 @@ def in_moves(request: Request) -> str:
 TOKENIZER = str(Path(__file__).resolve().parent.parent / "data/models/tiny-reasoner")
 BOTH_MODES = {"think_prefix": "<think>\n", "nothink_prefix": "<think>\n</think>\n\n"}
 
+
+def in_plans(request: Request) -> str:
+    """A plan in titles or in code, sometimes of one step or none; executions that are sometimes wrong or out of order."""
+    number, luck = int(request.problem_id[1:]), request.rng_seed % 5
+    if request.salt == "execute":
+        titles = ["1. Read both numbers", "2. Add them up"][:: -1 if luck == 1 else 1]
+        return "\n".join([*titles[: 1 + bool(number % 5)], rf"\boxed{{{2 * number + 1 + (luck == 2)}}}"])
+    if request.scope == "plan_execute_split":
+        return ["1. Add them up", "Add.", "1. Read both numbers\n2. Add them up"][min(2, number % 5)]
+    if request.salt.startswith("plan"):
+        return f"```python\ndef solve(a, b):\n    c{luck} = {'add(a, b)' if luck else 'a +'}\n    return c{luck}\n```"
+    return guess(request)
+
+
 METHODS: dict[str, Case] = {
     "sample": Case(options={"n": 5}),
     "length_harmonize": Case(options={"n": 4, "k": 3}, recipe={"filters": [], "select": []}),
@@ -96,6 +136,12 @@ METHODS: dict[str, Case] = {
         options={"n": 2},
         recipe={"models": {role: {"name": f"scripted-{role}", "max_tokens": 64} for role in ("small", "judge")}},
     ),
+    "pattern_prune_pairs": Case(
+        options={"n": 2, "min_tokens": 3},
+        recipe={"models": {"judge": {"name": "scripted-judge", "max_tokens": 64}}, "filters": [], "select": []},
+        reply=in_segments,
+    ),
+    "confidence_concise": Case(recipe={"filters": [], "select": []}, reply=in_doubt),
     "mode_advantage": Case(
         options={"k": 6, "n": 4, **BOTH_MODES}, recipe={"filters": [], "select": []}, reply=in_modes
     ),
@@ -115,6 +161,10 @@ METHODS: dict[str, Case] = {
         reply=in_modes,
     ),
     "memory_actions": Case(options={"n": 3}, recipe={"filters": [], "select": []}, reply=in_moves),
+    "plan_execute_split": Case(options={"tries": 2, "direct": 0.5, "plan_only": 0.5}, reply=in_plans),
+    "code_plan": Case(
+        options={"n": 2, "shortest": 1, "ratio": 9.0, "copied": 1.0, "least": 0.0, "shuffled": "recorded"}, reply=in_plans
+    ),
     "mixchain": Case(options={"adapter": "longer", "alphas": [0.2, 0.5, 0.8]}),
     "petri_trace": Case(
         options={"refine": [], "rounds": 2},

@@ -43,7 +43,7 @@ from tracemill.schemas.views.openrlhf import openrlhf
 from tracemill.schemas.views.petri import medverse, petri_dag, petri_linear
 from tracemill.schemas.views.prm import hrm, omega_pairs, rest, step_pairs, trl_prm
 from tracemill.schemas.views.r2r import r2r
-from tracemill.schemas.views.tables import Tables, candidates, chosen, table
+from tracemill.schemas.views.tables import Tables, candidates, chosen, paired, table
 from tracemill.schemas.views.trl import trl_dpo, trl_grpo, trl_kto, trl_sft
 from tracemill.schemas.views.verl import verl
 from tracemill.schemas.views.zip_rc import zip_rc
@@ -103,7 +103,8 @@ def bound(name: str, options: Mapping[str, Any]) -> View:
     elif name in ("trl-prm", "step-pairs", "rest", "omega-pairs"):
         answers = _of_nodes
     elif name in ("trl-dpo", "trl-kto"):
-        answers = partial(_right_or_wrong, options.get("role", "solver"))
+        made = name == "trl-dpo" and options.get("kind") is None
+        answers = partial(_right_or_wrong, options.get("role", "solver"), made)
     info = dataset_info if name in ("sharegpt", "alpaca") else None
     return View(partial(view_named(name), **options), answers, info)
 
@@ -117,7 +118,9 @@ def _of_nodes(tables: Tables) -> tuple[str, pl.LazyFrame]:
     return "nodes", table(tables, "nodes").filter(pl.col("height") > 0)
 
 
-def _right_or_wrong(role: str, tables: Tables) -> tuple[str, pl.LazyFrame]:
+def _right_or_wrong(role: str, made: bool, tables: Tables) -> tuple[str, pl.LazyFrame]:
+    if made and role == "solver" and paired(tables):
+        return _of_rows(tables)
     return "samples" if "samples" in tables else "rows and rejected", candidates(tables, role)[0]
 
 
