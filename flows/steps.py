@@ -22,6 +22,7 @@ from tracemill.pipelines.build import Built, build
 from tracemill.pipelines.hub import publish_to_hub
 from tracemill.pipelines.publish import publish_to, published_lines
 from tracemill.pipelines.recipes.shipped import read_recipe
+from tracemill.pipelines.report.beside import with_report
 from tracemill.pipelines.running.brake import Brake
 from tracemill.pipelines.running.progress import Lines, ProgressFile, Report, Several
 from tracemill.pipelines.scale.cluster import cluster
@@ -129,6 +130,9 @@ class Making:
     given: bool
 
     def __call__(self, report: Report, brake: Brake | None = None) -> Built:
+        return with_report(self._made(report, brake), self.recipe, self.store)
+
+    def _made(self, report: Report, brake: Brake | None) -> Built:
         if not (self.workers or self.scheduler):
             return build(self.recipe, self.store, given=self.given, report=report, brake=brake)
         where: dict[str, Any] = {"workers": self.workers, "scheduler": self.scheduler or None}

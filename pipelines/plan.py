@@ -131,10 +131,16 @@ class Plan:
         rows: pl.LazyFrame = self.method.ask(self.method.about("fold", None), traces)
         return rows
 
-    def outcome_key(self, problem: Problem) -> str:
-        """What an outcome in the spool is good for: this problem under this synthesis."""
-        text = msgspec.json.encode(problem, order="sorted", enc_hook=_plain)
-        return hashlib.sha256(self.synthesis.encode() + text).hexdigest()
+    @property
+    def neighbours(self) -> int:
+        """How many further problems the method may look at beside each one."""
+        count: int = self.method.about("NEIGHBOURS", 0)
+        return count
+
+    def outcome_key(self, problem: Problem, beside: Sequence[Problem] = ()) -> str:
+        """What an outcome in the spool is good for: this problem, `beside` these neighbours, under this synthesis."""
+        texts = [msgspec.json.encode(one, order="sorted", enc_hook=_plain) for one in (problem, *beside)]
+        return hashlib.sha256(self.synthesis.encode() + b"".join(texts)).hexdigest()
 
     def engine_of(self, selector: Plugin) -> dict[str, Any]:
         """The argument `engine` for a selector that has one, where the recipe names an encoder."""

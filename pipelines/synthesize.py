@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 from tracemill.pipelines.judging.calibrate import calibrate
 from tracemill.pipelines.plan import Plan
@@ -109,6 +110,8 @@ class Run:
     def __post_init__(self) -> None:
         self._prefix = Prefix(self.plan, self.tally)
         self._filters = ProblemFilters(self.plan, self.spool)
+        if self.plan.neighbours:
+            self.shop.neighbours = partial(self.spool.neighbours, count=self.plan.neighbours)
 
     async def go_all(self) -> None:
         """Every pass that the build takes: one, or one for each of the weights that are loaded one after another.

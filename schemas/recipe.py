@@ -18,7 +18,7 @@ FORMATS = (
     *("trl-sft", "trl-dpo", "trl-kto", "trl-grpo", "verl", "sharegpt", "alpaca", "openrlhf"),
     *("mixchain-wide", "mixchain-long", "knowrl"),
     *("hrm", "trl-prm", "step-pairs", "rest", "omega-pairs"),
-    *("medverse", "petri-linear", "petri-dag", "zip-rc", "r2r"),
+    *("medverse", "petri-linear", "petri-dag", "zip-rc", "r2r", "mode-pairs", "gist-segments"),
 )
 """What `[views]` and `tracemill export --to` know."""
 WEIGHTS = ("adapter", "start", "end")
@@ -216,6 +216,15 @@ class Budget(_Table):
     gpu_hours: Annotated[float, Field(gt=0)] | None = None
 
 
+class ReportTable(_Table):
+    """What a person is shown of a finished build: never part of a key or of the version id."""
+
+    write: bool = True
+    """The report beside the version."""
+    pictures: bool = True
+    """Those of the version's card."""
+
+
 def _known_format(views: Mapping[str, Any]) -> Mapping[str, Any]:
     for name in views:
         if name not in FORMATS:
@@ -240,6 +249,7 @@ class Recipe(_Table):
     filters: tuple[Step, ...] = ()
     select: tuple[Step, ...] = ()
     budget: Budget = Budget()
+    report: ReportTable = ReportTable()
     views: Annotated[Mapping[str, bool | Mapping[str, Any]], AfterValidator(_known_format)] = Field(
         default_factory=dict
     )
@@ -427,6 +437,7 @@ _TABLES: Mapping[str, type[BaseModel]] = {
     "embedder": EmbedderTable,
     "benchmarks": BenchmarkTable,
     "budget": Budget,
+    "report": ReportTable,
 }
 
 

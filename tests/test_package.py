@@ -85,6 +85,8 @@ def test_the_wheel_holds_the_recipes_the_problems_and_the_model_of_the_demo(whee
         "tracemill/data/traces/worked.jsonl",
         "tracemill/data/models/tiny-reasoner/model.safetensors",
         "tracemill/data/models/tiny-reasoner/tokenizer.json",
+        "tracemill/data/models/tiny-generalist/model.safetensors",
+        "tracemill/data/models/tiny-generalist/tokenizer.json",
     }
 
 

@@ -39,6 +39,8 @@ def built_lines(built: "Built") -> Iterator[str]:
     yield from _shared_lines(built.shared)
     yield f"version   {built.dataset}"
     yield f"path      {built.dataset.path}"
+    if built.report is not None:
+        yield f"report    {built.report}"
     yield ""
     yield f"next      tracemill show {_shortest_ref(built.dataset)}"
     yield f"          python -c \"from datasets import load_dataset; print(load_dataset('{built.dataset.path}'))\""

@@ -57,6 +57,15 @@ class CardTable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CardPicture:
+    """A picture beside the card: its file, and what it shows in words, for those who do not see it."""
+
+    path: str
+    title: str
+    said: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CardFacts:
     """What a card shows beyond the manifest."""
 
@@ -77,6 +86,7 @@ def write_card(
     facts: CardFacts,
     schemas: Mapping[str, pa.Schema] = MappingProxyType({}),
     views: Mapping[str, int] = MappingProxyType({}),
+    pictures: Sequence[CardPicture] = (),
 ) -> str:
     """The card of a version, as its manifest has it; with the `schemas` of its tables their columns are explained.
 
@@ -89,6 +99,7 @@ def write_card(
         _made(manifest),
         _judges(manifest),
         _holds(manifest, views),
+        _pictures(pictures),
         *(_numbers(table) for table in facts.tables),
         _counts(manifest),
         _tokens(manifest),
@@ -220,6 +231,16 @@ def _holds(manifest: Mapping[str, Any], views: Mapping[str, int]) -> str:
         told = ", ".join(f"`{view}` ({rows:,} rows)" for view, rows in views.items())
         notes.append(f"The same in the columns of trainers, each a config too: {told}.")
     return "\n\n".join(["## What it holds", body, *notes])
+
+
+def _pictures(pictures: Sequence[CardPicture]) -> str:
+    lines = [f"![{_alt(picture)}]({picture.path})" for picture in pictures]
+    return "\n\n".join(["## In pictures", *lines]) if lines else ""
+
+
+def _alt(picture: CardPicture) -> str:
+    """Words for a picture that leave the brackets around them whole."""
+    return _cell(f"{picture.title}. {picture.said}").translate(str.maketrans("[]", "()"))
 
 
 def _numbers(table: CardTable) -> str:

@@ -32,7 +32,7 @@ def identity_of(plan: Plan, source_hashes: Sequence[str]) -> dict[str, Any]:
     """The recipe without engines and paths, and the content of its sources: what counts for the version id."""
     recipe = plan.recipe.model_dump(
         mode="json",
-        exclude={"engines", "models", "embedder", "benchmarks", "source", "tolerate", "budget"},
+        exclude={"engines", "models", "embedder", "benchmarks", "source", "tolerate", "budget", "report"},
         exclude_none=True,
     )
     sources = [
@@ -80,7 +80,7 @@ def resolved_toml(recipe: Recipe) -> str:
 
 def portable(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain data, without the folders of the machine it ran on."""
-    table = recipe.model_dump(mode="json", exclude_none=True)
+    table = recipe.model_dump(mode="json", exclude={"report"}, exclude_none=True)
     for engine in table[
         "engines"
     ].values():  # defaults that mean nothing to its kind would be refused by whoever builds it

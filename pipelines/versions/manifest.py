@@ -142,6 +142,8 @@ class MadeFrom(TypedDict, total=False):
     """What became of the samples of each role, whatever became of their problems."""
     tokens: Mapping[str, int]
     rate: Rate
+    forecast: Mapping[str, Any]
+    """What `tracemill preview` foresaw of this recipe, where it was asked: how many problems it `probed`, and `lines` of what, low, expected, high."""
     accuracy: Sequence[Mapping[str, Any]]
     """pass@k and maj@k by difficulty, a row each."""
     summary: Mapping[str, Any]
