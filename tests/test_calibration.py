@@ -526,7 +526,7 @@ def test_what_cannot_be_measured_is_refused_before_the_first_token(
     refused('cases of a method expect "good" or "bad"', lambda: judged(None, synth=own))
 
 
-@pytest.mark.parametrize("kind", ["solutions", "differences"])
+@pytest.mark.parametrize("kind", ["solutions", "differences", "segments"])
 def test_the_shipped_sets_are_what_their_script_makes(kind: str):
     assert (ROOT / f"data/calibration/{kind}.jsonl").read_text(encoding="utf-8") == lines(kind)
 
@@ -545,6 +545,15 @@ def test_shipped_differences_are_what_they_are_called():
         )
         assert row["first"][0] != row["second"][0]
         assert (row["expected"] == "good") == (one[-4:] == other[-4:])
+
+
+def test_shipped_segments_are_what_they_are_called():
+    for row in map(json.loads, lines("segments").splitlines()):
+        assert row["segment"] in row["solution"]
+        begins = row["segment"].startswith(
+            ("Wait", "Hmm", "Alternatively", "So the answer", "That", "This", "So far", "Good", "We look")
+        )
+        assert (row["expected"] == "bad") == begins or ", not " in row["segment"]
 
 
 async def test_a_divergence_is_judged_as_in_a_build():

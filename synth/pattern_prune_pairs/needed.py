@@ -1,7 +1,7 @@
 """What of a thought is needed: an auxiliary model's word on each segment, held against how often answers are right without it."""
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -19,6 +19,8 @@ JUDGE = (
 )
 """The paper's wording was not at hand: our default."""
 
+CASE = ("question", "solution", "segment")
+"""What a planted case for the judge says."""
 _WORD = re.compile(r"\b(keep|drop)\s*:", re.IGNORECASE)
 _BARE = re.compile(r"\W*(keep|drop)\W*", re.IGNORECASE)
 
@@ -43,6 +45,13 @@ async def ask(engine: Engine, judge: str, problem: Problem, thought: str, segmen
         asked, role="judge", scope="pattern_prune_pairs", salt=salt, sampling=Sampling(temperature=0.0)
     )
     return reply.text
+
+
+async def calibrate(case: Mapping[str, str], engine: Engine, *, judge: str) -> bool | None:
+    """Whether the judge keeps a segment: a good case is one that is needed. None where its reply says neither."""
+    problem = Problem(problem_id="", question=case["question"])
+    word = decision(await ask(engine, judge, problem, case["solution"], case["segment"], "case"))
+    return None if word is None else word == "keep"
 
 
 def decision(reply: str) -> Literal["keep", "drop"] | None:

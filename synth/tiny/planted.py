@@ -2,9 +2,11 @@ r"""Planted cases, good and bad ones, for judges of small word problems: what `c
 
     solutions    {"id", "question", "solution", "gold", "expected"}: bad ones have a false equation, or end in another number than they give
     differences  {"id", "context", "first", "second", "expected"}: two ways to go on; good: only words differ; bad: a number, a sign or what is meant
+    segments     {"id", "question", "solution", "segment", "expected"}: a thought and one of its paragraphs; good: the answer rests on it
 
     python -m tracemill.synth.tiny.planted --kind solutions --out data/calibration/solutions.jsonl
     python -m tracemill.synth.tiny.planted --kind differences --out data/calibration/differences.jsonl
+    python -m tracemill.synth.tiny.planted --kind segments --out data/calibration/segments.jsonl
 
 Their problems are among those that no small model is trained on.
 """
@@ -16,6 +18,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
+from tracemill.synth.tiny.aloud import joined, thought
 from tracemill.synth.tiny.held_out import measured
 from tracemill.synth.tiny.problems import LARGEST, LETTERS, LEVELS, Dice, Equation, WordProblem
 from tracemill.synth.tiny.texts import boxed, chain, meaning, written
@@ -23,6 +26,7 @@ from tracemill.synth.tiny.texts import boxed, chain, meaning, written
 CASES = 80
 """Of each set, half of them good."""
 GOOD, BAD = "good", "bad"
+NEEDED = ("gives", "rights")
 OFF_BY = (-10, -2, -1, 1, 2, 10)
 WAYS = ("{}.", "So {}.", "Now {}.", "Check: {}.", "Once more: {}.", "That gives {}.")
 
@@ -65,6 +69,24 @@ def differences() -> Iterator[dict[str, str]]:
             "context": before + first[:alike],
             "first": first[alike:],
             "second": second[alike:],
+            "expected": GOOD if good else BAD,
+        }
+
+
+def segments() -> Iterator[dict[str, str]]:
+    """A thought, and a paragraph of it that gives a quantity or puts one right, or one that does neither."""
+    for number, problem in enumerate(measured(CASES // LEVELS)):
+        dice, good = Dice(f"planted-1/segments/{number}"), number // LEVELS % 2 == 0
+        while True:
+            paragraphs = thought(dice, problem)
+            fit = [paragraph for paragraph in paragraphs if (paragraph.kind in NEEDED) == good]
+            if fit:
+                break
+        yield {
+            "id": f"segment-{number:03d}",
+            "question": problem.question,
+            "solution": joined(paragraphs),
+            "segment": dice.pick(fit).text,
             "expected": GOOD if good else BAD,
         }
 
@@ -123,7 +145,11 @@ def _changed(dice: Dice, problem: WordProblem, at: int) -> tuple[str, str]:
     return one.format(written(equation)), two.format(written(other))
 
 
-KINDS: Mapping[str, Callable[[], Iterator[dict[str, str]]]] = {"solutions": solutions, "differences": differences}
+KINDS: Mapping[str, Callable[[], Iterator[dict[str, str]]]] = {
+    "solutions": solutions,
+    "differences": differences,
+    "segments": segments,
+}
 
 
 def lines(kind: str) -> str:
