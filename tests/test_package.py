@@ -63,7 +63,14 @@ def test_the_wheel_holds_every_file_that_runs_and_nothing_else(wheel: Path) -> N
     typed = {file for folder in FOLDERS for file in (ROOT / folder).glob("py.typed")}
     data = {
         file
-        for pattern in ("graphs/*.csv", "recipes/*.toml", "problems/*.jsonl", "traces/*.jsonl", "models/*/*")
+        for pattern in (
+            "calibration/*.jsonl",
+            "graphs/*.csv",
+            "recipes/*.toml",
+            "problems/*.jsonl",
+            "traces/*.jsonl",
+            "models/*/*",
+        )
         for file in (ROOT / "data").glob(pattern)
     }
     data |= {
@@ -83,6 +90,8 @@ def test_the_wheel_holds_the_recipes_the_problems_and_the_model_of_the_demo(whee
         "tracemill/data/traces/worked.jsonl",
         "tracemill/data/models/tiny-reasoner/model.safetensors",
         "tracemill/data/models/tiny-reasoner/tokenizer.json",
+        "tracemill/data/models/tiny-generalist/model.safetensors",
+        "tracemill/data/models/tiny-generalist/tokenizer.json",
     }
 
 

@@ -256,11 +256,11 @@ def main() -> None:
         for name in NAMES:
             shutil.copytree(options.models[0] / name, options.into / name, dirs_exist_ok=True)
         measured = {
-            "training": [_read(folder / "training.json") for folder in options.models],
-            "numbers": [_read(folder / "numbers.json") for folder in options.models],
+            "training": [read(folder / "training.json") for folder in options.models],
+            "numbers": [read(folder / "numbers.json") for folder in options.models],
         }
-        (home / MEASURED).write_text(_lines(measured), encoding="utf-8")
-    text = card(_read(home / MEASURED))
+        (home / MEASURED).write_text(as_lines(measured), encoding="utf-8")
+    text = card(read(home / MEASURED))
     (home / "README.md").write_text(text, encoding="utf-8")
     for name in NAMES[1:]:
         front, _, _ = text.partition("\n# tiny-reasoner\n")
@@ -270,11 +270,11 @@ def main() -> None:
         (options.into / name / "README.md").write_text(pointer, encoding="utf-8")
 
 
-def _read(file: Path) -> Any:
+def read(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def _lines(measured: dict[str, Any]) -> str:
+def as_lines(measured: dict[str, Any]) -> str:
     """JSON with a line for each measured cell, so that a change can be read."""
     cells = [numbers.pop("cells") for numbers in measured["numbers"]]
     rows = [[json.dumps(cell) for cell in some] for some in cells]

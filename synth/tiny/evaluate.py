@@ -102,15 +102,15 @@ def is_right(answer: str, problem: WordProblem, skill: Skill) -> bool:
         case "plan":
             return answer == plan(problem)
         case "think":
-            return answer.count(THINK_END) == 1 and _last_boxed(answer.partition(THINK_END)[2]) == str(problem.answer)
+            return answer.count(THINK_END) == 1 and last_boxed(answer.partition(THINK_END)[2]) == str(problem.answer)
         case "steps":
             ending = answer.rpartition("# Answer\n")[2]
             return ending == f"\\boxed{{{problem.answer}}}\n# END!"
         case _:
-            return _last_boxed(answer) == str(problem.answer)
+            return last_boxed(answer) == str(problem.answer)
 
 
-def _last_boxed(text: str) -> str | None:
+def last_boxed(text: str) -> str | None:
     found = re.findall(r"\\boxed\{(\d+)\}", text)
     return found[-1] if found else None
 

@@ -114,7 +114,7 @@ def chain(dice: Dice, problem: WordProblem, hints: Sequence[Hint], *, words: int
             continue
         spans.append(Span(f"{written(equation)}. "))
         if checked:
-            before, value = _check(equation, equation.value)
+            before, value = check(equation, equation.value)
             spans.append(Span(f"Check: {before} {value}. "))
     if dice.chance(words):
         spans.append(Span("Once more: " + "".join(f"{written(equation)}. " for equation in equations)))
@@ -162,7 +162,7 @@ def plan(problem: WordProblem) -> str:
     return "\n".join(f"{number}: {'->'.join(way)}" for number, way in enumerate(problem.chains, 1))
 
 
-def _check(equation: Equation, value: int) -> tuple[str, int]:
+def check(equation: Equation, value: int) -> tuple[str, int]:
     """The equation the other way round, up to its equals sign, and what that gives."""
     match equation.operator:
         case "+":
@@ -173,14 +173,21 @@ def _check(equation: Equation, value: int) -> tuple[str, int]:
             return f"{equation.right} * {equation.left} =", equation.value
 
 
-def _slip(dice: Dice, equation: Equation) -> Iterator[Span]:
+def slipped(dice: Dice, equation: Equation) -> tuple[str, str, str]:
+    """An equation that goes wrong, up to its equals sign; the wrong number; and how its check finds that."""
     off = [equation.value + by for by in (-10, -2, -1, 1, 2, 10)]
     wrong = dice.pick([value for value in off if equation.right <= value <= LARGEST] or [equation.value + 1])
-    before, value = _check(equation, wrong)
+    before, value = check(equation, wrong)
     should = wrong if equation.operator == "*" else equation.left
-    yield Span(f"{equation.left} {equation.operator} {equation.right} =")
-    yield Span(f" {wrong}", 0.0)
-    yield Span(f". Check: {before} {value}, not {should}. So {written(equation)}. ")
+    begin = f"{equation.left} {equation.operator} {equation.right} ="
+    return begin, f" {wrong}", f"{before} {value}, not {should}. So {written(equation)}."
+
+
+def _slip(dice: Dice, equation: Equation) -> Iterator[Span]:
+    begin, wrong, noticed = slipped(dice, equation)
+    yield Span(begin)
+    yield Span(wrong, 0.0)
+    yield Span(f". Check: {noticed} ")
 
 
 def shown_hints(dice: Dice, problem: WordProblem) -> list[Hint]:

@@ -14,7 +14,7 @@ import argparse
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STEPS = 1600
+MUON, ADAM = 0.02, 3e-3
+"""The full learning rates: of the linear layers, and of everything else."""
 KEEP_EVERY = 500
 LEVEL_SHARES = (1, 2, 3, 3, 3)
 SKILL_SHARES: dict[Skill, int] = {
@@ -75,20 +77,22 @@ def example(tokenizer: "Tokenizer", asked: str, spans: list[Span], scale: float 
     return Example([*whole.ids, EOS], [*counts, scale])
 
 
-def problems(name: str, levels: tuple[int, ...] = LEVEL_SHARES) -> Iterator[tuple[Dice, WordProblem]]:
-    """Training problems without end, each with the dice that go on to write its texts."""
+def problems(
+    name: str, levels: tuple[int, ...] = LEVEL_SHARES, invented: int = 40
+) -> Iterator[tuple[Dice, WordProblem]]:
+    """Training problems without end, each with the dice that go on to write its texts; `invented` in percent."""
     avoided = withheld()
     urn = [level for level, share in enumerate(levels, 1) for _ in range(share)]
     for number in count():
         dice = Dice(f"train/{name}/{number}")
-        problem = word_problem(dice, steps=dice.pick(urn), invented=dice.chance(40))
+        problem = word_problem(dice, steps=dice.pick(urn), invented=dice.chance(invented))
         if problem.question not in avoided:
             yield dice, problem
 
 
-def base_examples(tokenizer: "Tokenizer", seed: int) -> Iterator[Example]:
+def base_examples(tokenizer: "Tokenizer", seed: int, stage: str = "base") -> Iterator[Example]:
     skills: list[Skill] = [skill for skill, share in SKILL_SHARES.items() for _ in range(share)]
-    for dice, plain in problems(f"base/{seed}"):
+    for dice, plain in problems(f"{stage}/{seed}"):
         skill = dice.pick(skills)
         while skill == "plan" and plain.difficulty == 1:  # nothing to connect
             skill = dice.pick(skills)
@@ -102,27 +106,33 @@ def base_examples(tokenizer: "Tokenizer", seed: int) -> Iterator[Example]:
         yield example(tokenizer, asked, target(dice, problem, skill, hints), scale)
 
 
-def drill_examples(tokenizer: "Tokenizer", seed: int) -> Iterator[Example]:
+def drill_examples(tokenizer: "Tokenizer", seed: int, stage: str = "drill") -> Iterator[Example]:
     for number in count():
-        drilled = example(tokenizer, "", drill(Dice(f"train/drill/{seed}/{number}")))
+        drilled = example(tokenizer, "", drill(Dice(f"train/{stage}/{seed}/{number}")))
         if len(drilled.tokens) <= BATCH[0].tokens:
             yield drilled
 
 
 def base_batches(tokenizer: "Tokenizer", seed: int, steps: int) -> Iterator[list[list[Example]]]:
     """For each step one list of texts for each kind of row, drills among the shortest."""
-    waiting: list[deque[Example]] = [deque() for _ in BATCH]
-    source, drills = base_examples(tokenizer, seed), drill_examples(tokenizer, seed)
-    for step in range(steps):
-        drilled = DRILLS_FIRST if step < DRILLS_UNTIL * steps else DRILLS_LATER
-        wanted = [BATCH[0].texts - drilled, *(rows.texts for rows in BATCH[1:])]
+    drilled = (DRILLS_FIRST if step < DRILLS_UNTIL * steps else DRILLS_LATER for step in range(steps))
+    yield from batches(base_examples(tokenizer, seed), drill_examples(tokenizer, seed), BATCH, drilled)
+
+
+def batches(
+    source: Iterator[Example], drills: Iterator[Example], kinds: Sequence[Rows], drilled: Iterable[int]
+) -> Iterator[list[list[Example]]]:
+    """Texts in the rows that they fit, with so many drills in each step; what fits no row is left out."""
+    waiting: list[deque[Example]] = [deque() for _ in kinds]
+    for few in drilled:
+        wanted = [kinds[0].texts - few, *(rows.texts for rows in kinds[1:])]
         while any(len(queue) < want for queue, want in zip(waiting, wanted, strict=True)):
             text = next(source)
-            fits = [queue for queue, rows in zip(waiting, BATCH, strict=True) if len(text.tokens) <= rows.tokens]
-            if fits and len(fits[0]) < 4 * BATCH[0].texts:  # what a full queue cannot take is never trained on
+            fits = [queue for queue, rows in zip(waiting, kinds, strict=True) if len(text.tokens) <= rows.tokens]
+            if fits and len(fits[0]) < 4 * kinds[0].texts:  # what a full queue cannot take is never trained on
                 fits[0].append(text)
         taken = [[queue.popleft() for _ in range(want)] for queue, want in zip(waiting, wanted, strict=True)]
-        taken[0] += islice(drills, drilled)
+        taken[0] += islice(drills, few)
         yield taken
 
 
@@ -153,23 +163,50 @@ def train_base(
     keep: Path | None = None,
 ) -> tuple[Weights, Shape]:
     """Train from nothing; every KEEP_EVERY steps the weights so far are saved in `keep`, to be looked at meanwhile."""
+    shape = shape or Shape(tokenizer.get_vocab_size())
+    course = Course("base", steps, BATCH, MUON, ADAM, KEEP_EVERY)
+    texts = base_batches(tokenizer, seed, steps)
+    return trained(new_weights(shape, seed), shape, course, texts, compiled=compiled, keep=keep), shape
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How one training goes: its name in reports, its steps, its rows and the two full learning rates."""
+
+    name: str
+    steps: int
+    rows: Sequence[Rows]
+    muon: float
+    adam: float
+    keep_every: int
+
+
+def trained(
+    weights: Weights,
+    shape: Shape,
+    course: Course,
+    batches: Iterable[list[list[Example]]],
+    *,
+    compiled: bool = True,
+    keep: Path | None = None,
+) -> Weights:
+    """The weights after a course over batches with a list of texts for each kind of row."""
     import torch
 
-    shape = shape or Shape(tokenizer.get_vocab_size())
-    weights = {name: tensor.requires_grad_() for name, tensor in new_weights(shape, seed).items()}
+    weights = {name: tensor.requires_grad_() for name, tensor in weights.items()}
     hidden = [tensor for name, tensor in weights.items() if is_linear(name)]
     others = [tensor for name, tensor in weights.items() if not is_linear(name)]
     optimizers = [
-        torch.optim.Muon(hidden, lr=0.02, momentum=0.95, weight_decay=0.01),
-        torch.optim.AdamW(others, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0),
+        torch.optim.Muon(hidden, lr=course.muon, momentum=0.95, weight_decay=0.01),
+        torch.optim.AdamW(others, lr=course.adam, betas=(0.9, 0.95), weight_decay=0.0),
     ]
     run = loss_function(shape, compiled)
-    report = Progress("base", steps)
-    for step, batch in enumerate(base_batches(tokenizer, seed, steps)):
-        for optimizer, full in zip(optimizers, (0.02, 3e-3), strict=True):
+    report = Progress(course.name, course.steps)
+    for step, batch in enumerate(batches):
+        for optimizer, full in zip(optimizers, (course.muon, course.adam), strict=True):
             for group in optimizer.param_groups:
-                group["lr"] = full * rate(step, steps)
-        parts = [padded(texts, rows.tokens) for texts, rows in zip(batch, BATCH, strict=True)]
+                group["lr"] = full * rate(step, course.steps)
+        parts = [padded(texts, rows.tokens) for texts, rows in zip(batch, course.rows, strict=True)]
         total = sum(float(counts.sum()) for _, counts in parts)
         loss = 0.0
         for tokens, counts in parts:
@@ -181,9 +218,9 @@ def train_base(
             optimizer.step()
             optimizer.zero_grad()
         report.step(loss, sum(len(text.tokens) for texts in batch for text in texts))
-        if keep is not None and (step + 1) % KEEP_EVERY == 0:
+        if keep is not None and (step + 1) % course.keep_every == 0:
             save_model({name: tensor.detach() for name, tensor in weights.items()}, shape, keep)
-    return {name: tensor.detach() for name, tensor in weights.items()}, shape
+    return {name: tensor.detach() for name, tensor in weights.items()}
 
 
 def loss_function(shape: Shape, compiled: bool) -> "Callable[[Weights, Tensor, Tensor], Tensor]":

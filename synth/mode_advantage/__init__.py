@@ -1,0 +1,6 @@
+"""Rewards and labels of thinking modes: start with mode_advantage.py."""
+
+from tracemill.synth.mode_advantage.columns import COLUMNS, MEANING, TABLES, summary
+from tracemill.synth.mode_advantage.mode_advantage import NEEDS, check, mode_advantage
+
+__all__ = ["COLUMNS", "MEANING", "NEEDS", "TABLES", "check", "mode_advantage", "summary"]
