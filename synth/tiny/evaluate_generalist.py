@@ -52,7 +52,7 @@ from tracemill.synth.tiny.problems import Dice, WordProblem
 from tracemill.synth.tiny.talk import TALK, exchange, is_answer, is_held_back
 from tracemill.synth.tiny.texts import TASKS, THINK_END
 
-A_LEVEL = 40
+A_LEVEL = 20
 QUARTERS = (0, 1, 2, 3, 4)
 MOST_MOVES = 16
 Judged = tuple[WordProblem, bool, Answer]
