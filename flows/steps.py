@@ -22,6 +22,7 @@ from tracemill.pipelines.build import Built, build
 from tracemill.pipelines.hub import publish_to_hub
 from tracemill.pipelines.publish import publish_to, published_lines
 from tracemill.pipelines.recipes.shipped import read_recipe
+from tracemill.pipelines.report.beside import with_report
 from tracemill.pipelines.running.brake import Brake
 from tracemill.pipelines.running.progress import Lines, ProgressFile, Report, Several
 from tracemill.pipelines.scale.cluster import cluster
@@ -76,7 +77,9 @@ def make(
 
 
 @task(name="publish", task_run_name="publish {ref}", **LASTING)
-def send(ref: str, store: str, repo: str, to: str, *, public: bool = False) -> dict[str, Any]:
+def send(
+    ref: str, store: str, repo: str, to: str, *, public: bool = False, uncalibrated: bool = False
+) -> dict[str, Any]:
     """Publish a version; what is there already is not sent again."""
     if bool(repo) == bool(to):
         raise RecipeError(
@@ -84,7 +87,10 @@ def send(ref: str, store: str, repo: str, to: str, *, public: bool = False) -> d
         )
     place = opened(store)
     dataset = place.hold(place.open(ref))
-    done = publish_to_hub(dataset, repo, public=public) if repo else publish_to(dataset, to)
+    if repo:
+        done = publish_to_hub(dataset, repo, public=public, uncalibrated=uncalibrated)
+    else:
+        done = publish_to(dataset, to, uncalibrated=uncalibrated)
     told = {
         "dataset": done.dataset,
         "to": done.to,
@@ -124,6 +130,9 @@ class Making:
     given: bool
 
     def __call__(self, report: Report, brake: Brake | None = None) -> Built:
+        return with_report(self._made(report, brake), self.recipe, self.store)
+
+    def _made(self, report: Report, brake: Brake | None) -> Built:
         if not (self.workers or self.scheduler):
             return build(self.recipe, self.store, given=self.given, report=report, brake=brake)
         where: dict[str, Any] = {"workers": self.workers, "scheduler": self.scheduler or None}

@@ -20,12 +20,15 @@ from tracemill.pipelines.choosing.assemble import as_rejected, assemble
 from tracemill.pipelines.choosing.staging import Staged, stage
 from tracemill.pipelines.curate import Decisions, decide
 from tracemill.pipelines.export import write_view
+from tracemill.pipelines.judging.facts import inherited
 from tracemill.pipelines.plan import Plan, code_hash, resolve
 from tracemill.pipelines.reading.mixing import Taken, mix
 from tracemill.pipelines.reading.readers import Resolve
 from tracemill.pipelines.reading.sources import read_source, source_hash, source_key
+from tracemill.pipelines.report.cards import card_pictures
 from tracemill.pipelines.running import outcomes
 from tracemill.pipelines.running.brake import Brake
+from tracemill.pipelines.running.forecast import kept_forecast
 from tracemill.pipelines.running.outcomes import Record
 from tracemill.pipelines.running.progress import Report
 from tracemill.pipelines.running.segments import Segments, open_segments
@@ -37,7 +40,7 @@ from tracemill.pipelines.synthesize import synthesize
 from tracemill.pipelines.versions.lineage import accuracy_of, card_of, identity_of, made_from, resolved_toml
 from tracemill.pipelines.versions.parents import with_parents
 from tracemill.pipelines.versions.sharing import Shared
-from tracemill.schemas.errors import CountsDiffer, Interrupted, RecipeError, TooManyFailures
+from tracemill.schemas.errors import CountsDiffer, Interrupted, RecipeError, ShardsMissing, TooManyFailures
 from tracemill.schemas.recipe import Recipe
 from tracemill.schemas.rows import Problem, draw
 from tracemill.synth.backends.scripted import Reply
@@ -59,6 +62,8 @@ class Built:
     """What the version has in common with older ones, on the disk too."""
     notes: Sequence[str] = ()
     """What a person should know of the run although it is done."""
+    report: Path | None = None
+    """The page about the version, where one was written."""
 
     def summary(self) -> dict[str, Any]:
         """The last line of `tracemill build --json`."""
@@ -110,6 +115,7 @@ def build(
                 plan, spool, shop, report, segments, brake, only_known=partial or gathering, share_failures=gathering
             )
             tally = asyncio.run(doing)
+            _refuse_unmeasured(plan, tally, gather)
             why_partial = _why_partial(tally, spool, partial=partial)
             if gather is not None:
                 refuse_missing(spool, work, store.journal_folder, gather)
@@ -120,11 +126,11 @@ def build(
             report.step("filtering and selecting")
             decisions = decide(plan, staged.traces.scan(), staged.problems.scan(), client=client, folder=work)
             report.step("committing")
-            dataset, shared = _commit(plan, store, spool, shop, staged, decisions, taken, tally, why_partial)
+            dataset, shared, notes = _commit(plan, store, spool, shop, staged, decisions, taken, tally, why_partial)
             staged.remove()
             if gathering:
                 remove_shards(work)
-            notes = tuple(shop.housekeeping)
+            notes = [*shop.housekeeping, *notes]
     built = Built(dataset, tally, why_partial, shared, notes)
     report.done(built)
     return built
@@ -215,6 +221,15 @@ def refuse_if_interrupted(tally: Tally, otherwise: str = "") -> None:
         )
 
 
+def _refuse_unmeasured(plan: Plan, tally: Tally, gather: str | None) -> None:
+    """Gathering samples nothing, so its judges have to be measured before: shards do that."""
+    if gather is not None and plan.calibrations and tally.calibration is None:
+        names = ", ".join(f"{cases.plugin.name} ({cases.file})" for cases in plan.calibrations)
+        raise ShardsMissing(
+            f"not all cases that calibrate {names} have an answer in the journal; run: tracemill build {gather} --shard 0/1"
+        )
+
+
 def _refuse_if_all_failed(tally: Tally) -> None:
     """A run in which nothing worked is a mistake however much is tolerated: its version would be empty."""
     if tally.failed and tally.failed == tally.done:
@@ -241,9 +256,10 @@ def _commit(
     taken: list[Taken],
     tally: Tally,
     why_partial: str | None,
-) -> tuple[Dataset, Shared]:
+) -> tuple[Dataset, Shared, list[str]]:
     lost = [as_rejected(r.problem_id, r.reason, r.evidence, r.row) for r in spool.source_rejections()]
     hashes = [source_hash(source, resolve=resolver(store)) for source in plan.recipe.source]
+    identity = identity_of(plan, hashes)
     accuracy, summary = accuracy_of(plan, staged), summary_of(plan, staged)
     with store.draft(plan.recipe.name) as draft:
         assemble(draft, plan, staged, decisions, lost, shop.journal)
@@ -252,15 +268,20 @@ def _commit(
             if write_view(view, draft.path, folder / "train-00000-of-00001.parquet") == 0:
                 shutil.rmtree(folder)  # no trainer can load a table without rows
         made = made_from(plan, hashes, taken, staged, decisions, lost, tally, accuracy, summary, why_partial)
+        if (forecast := kept_forecast(store.work_folder(plan.recipe.name), identity)) is not None:
+            made["forecast"] = forecast
         made["sources"] = with_parents(made["sources"], plan.recipe.source, store)
+        if judged := inherited([store.open(source.ref) for source in plan.recipe.source if source.ref is not None]):
+            made["judged"] = [*made.get("judged", ()), *judged]
         dataset = draft.commit(
             recipe_toml=resolved_toml(plan.recipe),
-            identity=identity_of(plan, hashes),
+            identity=identity,
             manifest=made,
             complete=why_partial is None,
             card=card_of(plan, accuracy, summary, [plain_summary(found) for found in decisions.summaries.values()]),
+            draw=card_pictures if plan.recipe.report.pictures else None,
         )
-        return dataset, draft.shared
+        return dataset, draft.shared, draft.notes
 
 
 def resolver(store: Store) -> Resolve:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tracemill.pipelines.commands import schedule, shards, views
+from tracemill.pipelines.commands import look, report, schedule, shards, views
 from tracemill.pipelines.commands import store as stores
 from tracemill.pipelines.commands.base import (
     STORE,
@@ -286,8 +286,10 @@ def diff(
             print(line)
 
 
+app.command()(report.report)
 app.command()(shards.gather)
 app.command()(views.export)
+app.command()(look.view)
 app.command()(stores.fsck)
 app.command()(stores.gc)
 app.command()(stores.publish)

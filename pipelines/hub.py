@@ -48,6 +48,7 @@ def publish_to_hub(
     *,
     public: bool = False,
     partial: bool = False,
+    uncalibrated: bool = False,
     dry_run: bool = False,
     endpoint: str | None = None,
     silence: float = SILENCE,
@@ -62,7 +63,7 @@ def publish_to_hub(
         raise RecipeError(
             f"--repo {repo!r}: write ORG/NAME, each of A-Z a-z 0-9 . _ - beginning with a letter or digit"
         )
-    _, files, notes = facts_to_publish(dataset, partial=partial)
+    _, files, notes = facts_to_publish(dataset, partial=partial, uncalibrated=uncalibrated)
     with _Client(endpoint, silence, waits) as client:
         place = _Place(client, repo, dataset)
         done = Published(str(dataset), place.url, files, dry_run=dry_run, private=not public, notes=notes)

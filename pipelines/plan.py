@@ -1,8 +1,8 @@
 """Everything a recipe names, found and checked: what stands here can run. Nothing has been sampled yet."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ import polars as pl
 import pyarrow as pa
 
 from tracemill.pipelines.export import find_view
+from tracemill.pipelines.judging.cases import Cases, read_cases
+from tracemill.pipelines.judging.deciding import check_decided
 from tracemill.pipelines.reading.benchmarks import read_benchmarks
 from tracemill.pipelines.reading.columns import EVERY
 from tracemill.pipelines.recipes import catalog
@@ -22,7 +24,6 @@ from tracemill.schemas.benchmarks import Benchmarks
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.levels import Levels
 from tracemill.schemas.recipe import EngineTable, Recipe, Source, Step
-from tracemill.schemas.request import Capability
 from tracemill.schemas.rows import Problem
 from tracemill.schemas.tables import COMMON, Kind, declared
 from tracemill.schemas.views import MADE_OF, View
@@ -55,6 +56,8 @@ class Plan:
     """What selectors by meaning get as their `engine`."""
     benchmarks: Benchmarks | None = None
     """What the filter `contaminated` and the selector `decontaminate` look for."""
+    calibrations: tuple[Cases, ...] = ()
+    """Cases that a judge is asked about before the first problem, the method's first."""
 
     @cached_property
     def synthesis(self) -> str:
@@ -128,10 +131,16 @@ class Plan:
         rows: pl.LazyFrame = self.method.ask(self.method.about("fold", None), traces)
         return rows
 
-    def outcome_key(self, problem: Problem) -> str:
-        """What an outcome in the spool is good for: this problem under this synthesis."""
-        text = msgspec.json.encode(problem, order="sorted", enc_hook=_plain)
-        return hashlib.sha256(self.synthesis.encode() + text).hexdigest()
+    @property
+    def neighbours(self) -> int:
+        """How many further problems the method may look at beside each one."""
+        count: int = self.method.about("NEIGHBOURS", 0)
+        return count
+
+    def outcome_key(self, problem: Problem, beside: Sequence[Problem] = ()) -> str:
+        """What an outcome in the spool is good for: this problem, `beside` these neighbours, under this synthesis."""
+        texts = [msgspec.json.encode(one, order="sorted", enc_hook=_plain) for one in (problem, *beside)]
+        return hashlib.sha256(self.synthesis.encode() + b"".join(texts)).hexdigest()
 
     def engine_of(self, selector: Plugin) -> dict[str, Any]:
         """The argument `engine` for a selector that has one, where the recipe names an encoder."""
@@ -184,6 +193,7 @@ def resolve(
         embedder=_embedder(recipe, runtime, vectors or runtime / "vectors"),
         benchmarks=benchmarks,
     )
+    plan = replace(plan, calibrations=tuple(_calibrations(plan)))
     _check_benchmarks(plan)
     _check_capabilities(plan)
     _check_tokenizers(plan)
@@ -192,7 +202,18 @@ def resolve(
     _check_tables(plan)
     _check_views(plan)
     check_steps(plan)
+    check_decided(plan)
     return plan
+
+
+def _calibrations(plan: Plan) -> Iterator[Cases]:
+    """The planted cases that steps of the recipe name."""
+    own = [*(plan.method.columns() or ())]
+    steps = [(plan.recipe.synth, plan.method, "method")] if plan.recipe.synth is not None else []
+    steps += [(step, score, "score") for step, score in zip(plan.recipe.score, plan.scores, strict=True)]
+    for step, plugin, kind in steps:
+        if (cases := read_cases(step, plugin, kind, own)) is not None:
+            yield cases
 
 
 def code_hash() -> str:
@@ -320,11 +341,7 @@ def _check_benchmarks(plan: Plan) -> None:
 def _check_capabilities(plan: Plan) -> None:
     """Refuse what a backend cannot do while it costs nothing."""
     for plugin in (plan.method, *plan.scores):
-        of_options = plugin.about("needs", None)
-        needs: Mapping[str, tuple[Capability, ...]] = (
-            plugin.ask(of_options) if of_options else plugin.about("NEEDS", {})
-        )
-        for role, capabilities in needs.items():
+        for role, capabilities in plugin.needs().items():
             if role not in plan.roles:
                 raise RecipeError(f"{plugin.name} needs a model for the role {role!r}; add [models.{role}]")
             for capability in capabilities:

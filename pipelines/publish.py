@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tracemill.pipelines.judging.told import unmeasured
 from tracemill.pipelines.versions.dataset import Dataset
 from tracemill.pipelines.versions.durable import locked, point, sync, sync_tree, watch_disk
 from tracemill.pipelines.versions.fsck import whole_or_refused
@@ -46,12 +47,20 @@ class Published:
         return asdict(self)
 
 
-def facts_to_publish(dataset: Dataset, *, partial: bool) -> tuple[Mapping[str, Any], list[FileFacts], list[str]]:
+def facts_to_publish(
+    dataset: Dataset, *, partial: bool, uncalibrated: bool = False
+) -> tuple[Mapping[str, Any], list[FileFacts], list[str]]:
     """Manifest, files (the manifest last) and notes of a version that may go out; LawBroken where it may not."""
     manifest = whole_or_refused(dataset)
     if not manifest["complete"] and not partial:
         why = manifest.get("why_partial", "its build was stopped")
         raise LawBroken(f"{dataset} is partial ({why}): finish its build, or publish it as it is with --partial")
+    judges = ", ".join(unmeasured(manifest))
+    if judges and not uncalibrated:
+        raise LawBroken(
+            f"{dataset}: a judge decided about its rows, and nobody measured how often it is right: {judges}; name a file of cases whose "
+            'truth is known, calibration = "./cases.jsonl", and build again, or publish it as it is with --uncalibrated'
+        )
     listed = [FileFacts(path, f["sha256"], f["bytes"]) for path, f in sorted(listed_files(manifest).items())]
     if "files" not in manifest:  # of an early release: nobody wrote their hashes down
         known = {file.path for file in listed}
@@ -60,18 +69,22 @@ def facts_to_publish(dataset: Dataset, *, partial: bool) -> tuple[Mapping[str, A
     files = [*listed, file_facts(dataset.path / MANIFEST, dataset.path)]
     stated = licences(manifest)
     notes = []
+    if judges:
+        notes.append(f"no judge of it was measured, and the card says so: {judges}")
     if "unknown" in stated:
         notes.append("the licence of a source is unknown, and the card says so: find out before others train on it")
     return manifest, files, notes
 
 
-def publish_to(dataset: Dataset, url: str, *, partial: bool = False, dry_run: bool = False) -> Published:
+def publish_to(
+    dataset: Dataset, url: str, *, partial: bool = False, uncalibrated: bool = False, dry_run: bool = False
+) -> Published:
     """Copy a version to `<url>/<name>/<version>/`, where `url` is a folder or what fsspec takes: a store that can be read.
 
-    Raises RecipeError for a URL that cannot be used, LawBroken for a version that is not whole or differs from what is
-    there, HubLost where the other side fails on the way, DiskFull.
+    Raises RecipeError for a URL that cannot be used, LawBroken for a version that is not whole, whose judges nobody measured, or
+    that differs from what is there, HubLost where the other side fails on the way, DiskFull.
     """
-    manifest, files, notes = facts_to_publish(dataset, partial=partial)
+    manifest, files, notes = facts_to_publish(dataset, partial=partial, uncalibrated=uncalibrated)
     if re.match(r"\w[\w+.-]*://", url) and not url.startswith("file://"):
         done = _to_url(dataset, files, url.rstrip("/"), str(manifest["digest"]), dry_run=dry_run)
     else:

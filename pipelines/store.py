@@ -4,6 +4,7 @@
     <root>/<name>/latest         a symlink to the version that the last complete build ended in
     <root>/.journal .work/<name> .engines .vectors           what builds keep between runs
     <root>/.replays              how many samples of a version came out the same when they were drawn anew
+    <root>/.reports/<name>       a page about each version, for people
 
 A version is the hash of its content and of what identifies its making, so equal content is the equal version on any machine.
 It appears by one rename after every byte of it is on the disk: if it exists, it is whole.
@@ -14,7 +15,7 @@ import os
 import secrets
 import shutil
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,11 +23,12 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tracemill.pipelines.cards.card import CardFacts, write_card
+from tracemill.pipelines.cards.card import CardFacts, CardPicture, write_card
 from tracemill.pipelines.cards.parts import lengths
 from tracemill.pipelines.versions.dataset import (
     TABLE,
     Dataset,
+    Drafted,
     Ref,
     Summary,
     check_name,
@@ -41,6 +43,10 @@ from tracemill.pipelines.versions.sharing import Shared, share
 from tracemill.schemas.errors import LawBroken, RecipeError
 
 __all__ = ["CardFacts", "Dataset", "Draft", "MadeFrom", "Ref", "Store", "Summary", "parse_ref"]
+
+
+Draw = Callable[[Dataset], Sequence[tuple[CardPicture, str]]]
+"""Pictures of a version that is about to be one, each with the text of its file."""
 
 
 class Store:
@@ -128,6 +134,8 @@ class Draft:
         self.path = home / f".draft-{secrets.token_hex(6)}"
         self.shared = Shared()
         """What `commit` did not have to keep twice."""
+        self.notes: list[str] = []
+        """What a person should know of the commit although it is done."""
 
     def __enter__(self) -> Self:
         with watch_disk(self._home):
@@ -169,12 +177,13 @@ class Draft:
         manifest: MadeFrom,
         complete: bool = True,
         card: CardFacts | None = None,
+        draw: Draw | None = None,
     ) -> Dataset:
         """Make it a version, and the latest one if it is complete.
 
         `identity` is the recipe without engine and paths, and the hashes of the sources: with the content of the tables it
         makes the version id. `manifest` says where it all came from and is not in the id; its `why_partial` says what
-        stopped a version that is not complete. Where the store holds this version already, its first manifest stays.
+        stopped a version that is not complete. `draw` makes the pictures of its card, which are not in the id either. Where the store holds this version already, its first manifest stays.
         """
         if "rows" not in self._tables:
             raise LawBroken(f"a version of {self._home.name} needs a table 'rows'; it may be empty")
@@ -187,7 +196,8 @@ class Draft:
         )
         with watch_disk(dataset.path, needs=len(recipe_toml) + (64 << 10)):
             (self.path / "recipe.toml").write_text(recipe_toml, encoding="utf-8")
-            text = write_card(facts, card or CardFacts(), self._schemas, self._views())
+            pictures = self._pictures(draw, facts)
+            text = write_card(facts, card or CardFacts(), self._schemas, self._views(), pictures)
             (self.path / "README.md").write_text(text, encoding="utf-8")
             whole = sealed(facts, self._others())
             (self.path / "manifest.json").write_text(pretty_json(whole), encoding="utf-8")
@@ -200,6 +210,21 @@ class Draft:
                 if complete:
                     point(self._home / "latest", dataset.version)
         return dataset
+
+    def _pictures(self, draw: Draw | None, facts: Mapping[str, Any]) -> list[CardPicture]:
+        """Draw them into the draft; one that cannot be drawn is a note, and no reason to lose a version."""
+        if draw is None:
+            return []
+        try:
+            found = draw(Drafted(str(facts["name"]), str(facts["version"]), self.path, facts))
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with a picture, the version is not lost
+            self.notes.append(f"no pictures of this version were made: {error}")
+            return []
+        for picture, text in found:
+            file = self.path / picture.path
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+        return [picture for picture, _ in found]
 
     def _lengths(self) -> dict[str, Any] | None:
         """How long the chosen traces are, folded or not."""

@@ -13,7 +13,9 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
+from tracemill.pipelines.judging.calibrate import calibrate
 from tracemill.pipelines.plan import Plan
 from tracemill.pipelines.reading.problem_filters import ProblemFilters
 from tracemill.pipelines.running import outcomes
@@ -108,6 +110,8 @@ class Run:
     def __post_init__(self) -> None:
         self._prefix = Prefix(self.plan, self.tally)
         self._filters = ProblemFilters(self.plan, self.spool)
+        if self.plan.neighbours:
+            self.shop.neighbours = partial(self.spool.neighbours, count=self.plan.neighbours)
 
     async def go_all(self) -> None:
         """Every pass that the build takes: one, or one for each of the weights that are loaded one after another.
@@ -117,6 +121,7 @@ class Run:
         """
         if self.only_known:
             self.shop.stop("only what the journal holds was asked for")
+        await self.calibrate()
         scales = self.shop.passes()
         for number, scale in enumerate(scales, start=1):
             if self.tally.stopped is not None:
@@ -127,6 +132,13 @@ class Run:
             await self.shop.unload(scale)
         if not scales:
             await self.go()
+
+    async def calibrate(self) -> None:
+        """Measure the recipe's judges on their cases before the first problem."""
+        try:
+            self.tally.calibration = await calibrate(self.plan, self.shop)
+        except Stopped:
+            return  # asked to stop, or to sample nothing: who needs the numbers finds that there are none
 
     async def go(self) -> None:
         """Take up every problem; returns when all are done or the run was told to stop."""

@@ -2,8 +2,9 @@
 
     cue_count(pl.col("content"))                    how many of them a text has
     cue_counts(pl.col("content"))                   the same by cue: struct(wait, alternatively, ...)
+    starts_with("Hmm, once more", CUES)             which one a step begins with (schemas/steps.py, which also splits a text at them)
 
-They are expressions, so that whoever counts counts alike: regular expressions of Python and of polars part ways over word ends.
+Counts are expressions, so that whoever counts counts alike: regular expressions of Python and of polars part ways over word ends.
 """
 
 from collections.abc import Sequence
@@ -30,6 +31,9 @@ CUES = (
 
 # Our choice: without the cues that prose has anyway.
 STRICT = ("wait", "alternatively", "hold on", "another thought", "think again", "double-check", "oh", "hmm")
+
+# Our default: what else a new turn of thought begins with; it is no reflection, and no filter counts it.
+TURNS = ("let me", "so", "therefore", "suppose", "another way")
 
 CueList = Literal["all", "strict"]
 _CODE = r"(?s)```.*?```"

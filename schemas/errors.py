@@ -11,6 +11,7 @@ TracemillError
 ├── WorkersLost        3   the Dask scheduler, or the last of its workers, is gone; run again to go on
 ├── LawBroken          4   a promise would be broken, so the run stops and says which
 │   ├── LockHeld           another build of this dataset is running
+│   ├── JudgeRefused       a judge is right about fewer planted cases than the recipe asks for
 │   ├── TooManyFailures    more rows and problems failed than `tolerate` allows
 │   ├── ShardsMissing      a version is to be gathered, and problems of it have no outcome yet
 │   └── CountsDiffer       rows went in that did not come out: a bug, never published
@@ -77,6 +78,10 @@ class LawBroken(TracemillError):
 
 class LockHeld(LawBroken):
     """Another process is building the same dataset in the same store."""
+
+
+class JudgeRefused(LawBroken):
+    """A judge is right about fewer planted cases than the recipe's `least_accuracy`; no problem was worked on."""
 
 
 class TooManyFailures(LawBroken):

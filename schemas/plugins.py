@@ -95,6 +95,14 @@ class Engine(Protocol):
         """Whether `gold` is an answer that the verifier can tell from others: one that it finds equal to itself."""
         ...
 
+    def neighbours(self) -> tuple[Problem, ...]:
+        """Other problems of this build, as many as a module-level `NEIGHBOURS = 1` declares, fewer where the build has fewer.
+
+        They are those that follow in the order of `draw(problem_id)`: the same ones in every run and shard. What is drawn for one of
+        them is drawn for the problem at hand, so give it a scope and salt of its own.
+        """
+        ...
+
     def level(self, scale: str, role: str = "solver") -> Adapter:
         """What `sample(adapter=...)` takes for the weights at `scale`, of those that the method's `levels` declared."""
         ...
@@ -129,6 +137,17 @@ class Engine(Protocol):
 
     def text_of(self, tokens: Sequence[int], role: str = "solver") -> str:
         """The text of token ids, special ones written out; the numbers themselves where no tokenizer is at hand."""
+        ...
+
+    def tokens_of(self, text: str, role: str = "solver") -> tuple[int, ...] | None:
+        """Token ids of a text that no model wrote, special tokens by their spelling; None where no tokenizer is at hand.
+
+        What a model drew has ids already (`Completion.token_ids`), and its text encoded again may have others.
+        """
+        ...
+
+    def vocabulary(self, role: str = "solver") -> int | None:
+        """The first token id that the role's tokenizer leaves free, as it would give to a token added to it; None without a tokenizer."""
         ...
 
     def token_starts(

@@ -18,7 +18,7 @@ FORMATS = (
     *("trl-sft", "trl-dpo", "trl-kto", "trl-grpo", "verl", "sharegpt", "alpaca", "openrlhf"),
     *("mixchain-wide", "mixchain-long", "knowrl"),
     *("hrm", "trl-prm", "step-pairs", "rest", "omega-pairs"),
-    *("medverse", "petri-linear", "petri-dag", "zip-rc", "r2r"),
+    *("medverse", "petri-linear", "petri-dag", "zip-rc", "r2r", "mode-pairs", "gist-segments"),
 )
 """What `[views]` and `tracemill export --to` know."""
 WEIGHTS = ("adapter", "start", "end")
@@ -46,6 +46,23 @@ class Step(BaseModel):
     @property
     def options(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
+
+
+class Judging(Step):
+    """A step that may ask a model for its word: with planted cases, it is measured before its word counts."""
+
+    calibration: str | None = None
+    """A JSONL file of cases whose truth is known."""
+    least_accuracy: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Below this share of cases judged rightly the build stops before the first problem."""
+
+    @model_validator(mode="after")
+    def _of_something(self) -> "Judging":
+        if self.least_accuracy is not None and self.calibration is None:
+            raise ValueError(
+                'least_accuracy is measured on planted cases; name their file: calibration = "./cases.jsonl"'
+            )
+        return self
 
 
 class Source(_Table):
@@ -199,6 +216,15 @@ class Budget(_Table):
     gpu_hours: Annotated[float, Field(gt=0)] | None = None
 
 
+class ReportTable(_Table):
+    """What a person is shown of a finished build: never part of a key or of the version id."""
+
+    write: bool = True
+    """The report beside the version."""
+    pictures: bool = True
+    """Those of the version's card."""
+
+
 def _known_format(views: Mapping[str, Any]) -> Mapping[str, Any]:
     for name in views:
         if name not in FORMATS:
@@ -218,11 +244,12 @@ class Recipe(_Table):
     embedder: EmbedderTable | None = None
     benchmarks: Mapping[str, BenchmarkTable] = Field(default_factory=dict)
     verify: VerifyTable = VerifyTable()
-    synth: Step | None = None
-    score: tuple[Step, ...] = ()
+    synth: Judging | None = None
+    score: tuple[Judging, ...] = ()
     filters: tuple[Step, ...] = ()
     select: tuple[Step, ...] = ()
     budget: Budget = Budget()
+    report: ReportTable = ReportTable()
     views: Annotated[Mapping[str, bool | Mapping[str, Any]], AfterValidator(_known_format)] = Field(
         default_factory=dict
     )
@@ -236,6 +263,14 @@ class Recipe(_Table):
                 "source one, or none"
             )
         return self
+
+
+def uncalibrated(recipe: Recipe) -> Recipe:
+    """The recipe without the files of planted cases, for who reads it where they are not: a version brings its recipe, not them."""
+    none = {"calibration": None, "least_accuracy": None}
+    scores = tuple(step.model_copy(update=none) for step in recipe.score)
+    synth = recipe.synth.model_copy(update=none) if recipe.synth is not None else None
+    return recipe.model_copy(update={"score": scores, "synth": synth})
 
 
 def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -327,6 +362,8 @@ def _anchor(table: dict[str, Any], folder: Path) -> None:
     for key in FILES:
         _anchor_key(table.get("synth"), key, folder, only_if_path=True)
     lists = [table.get(key) for key in ("score", "filters", "select")] + [source.get("keep") for source in sources]
+    for step in [table.get("synth"), *_tables(table.get("score"))]:
+        _anchor_key(step, "calibration", folder)
     for step in [table.get("synth"), table.get("verify"), *(step for steps in lists for step in _tables(steps))]:
         _anchor_key(step, "use", folder, only_if_path=True)
 
@@ -400,6 +437,7 @@ _TABLES: Mapping[str, type[BaseModel]] = {
     "embedder": EmbedderTable,
     "benchmarks": BenchmarkTable,
     "budget": Budget,
+    "report": ReportTable,
 }
 
 

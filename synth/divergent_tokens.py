@@ -9,7 +9,7 @@ the released code joins them to the logits of the place before. It is longer tha
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ import pyarrow as pa
 from tracemill.schemas.errors import ProblemFailed
 from tracemill.schemas.plugins import Engine
 from tracemill.schemas.request import Completion, Rendered, Sampling
-from tracemill.schemas.rows import Outcome, Problem, Rejection, Share, Summary, Trace
+from tracemill.schemas.rows import Judgement, Outcome, Problem, Rejection, Share, Summary, Trace
 from tracemill.synth.engine import together
 from tracemill.synth.prompts import PROMPT, check_prompt, check_temperature, shown
 
@@ -62,6 +62,9 @@ CONTEXT = 400
 TOP = 20
 """As many as engines give; the released code keeps 100."""
 CLOSE = "</think>"
+MARKS = ("<<", ">>")
+CASE = ("context", "first", "second")
+"""What a planted case for the judge says: how both texts begin, and how each goes on."""
 REASONING, RESPONSE = 1, 2
 
 JUDGE = (
@@ -93,13 +96,17 @@ class Parting:
         return int(self.said) if self.said in ("1", "0") else -1
 
 
-def check(*, n: int, most: int, top: int, judge: str, prompt: str, temperature: float | None) -> None:
+Asks = tuple[str, tuple[str, str]]
+"""What the judge is asked, and the marks around the tokens that part two texts."""
+
+
+def check(*, n: int, most: int, top: int, judge: str, prompt: str, temperature: float | None, **_: Any) -> None:
     """Raise ValueError for options that cannot work."""
     if n < 1 or most < 1:
         raise ValueError(f"n = {n}, most = {most}: at least one answer, of at least one token")
     if not 1 <= top <= TOP:
         raise ValueError(f"top = {top}: between 1 and {TOP} of the small model's likeliest tokens at each place")
-    for place in ("{context}", "{first}", "{second}"):
+    for place in ("{first}", "{second}"):
         if place not in judge:
             raise ValueError(f"judge = {judge!r} lacks {place}: write it where it belongs")
     check_prompt(prompt)
@@ -114,6 +121,7 @@ async def divergent_tokens(
     most: int = 32768,
     top: int = TOP,
     judge: str = JUDGE,
+    marks: tuple[str, str] = MARKS,
     prompt: str = PROMPT,
     temperature: float | None = None,
 ) -> Outcome:
@@ -121,7 +129,8 @@ async def divergent_tokens(
 
     Where the small model's likeliest token is another, the large one goes on greedily behind it to the end of the sentence, and the judge
     compares that with what the answer really says. A closing think tag is never a mismatch. Answers that were cut off or have more than `most`
-    tokens are turned down. Right and wrong answers are labelled alike; the answers are those of `sample`.
+    tokens are turned down. Right and wrong answers are labelled alike; the answers are those of `sample`. `judge` is what the judge is asked,
+    with {first} and {second} in their places and {context} where it is to see it; `marks` stand around the tokens that part the two, and may be empty.
     """
     asked = shown(problem, prompt)
     drawn = await engine.sample(asked, n=n, sampling=Sampling(temperature=temperature))
@@ -138,7 +147,7 @@ async def divergent_tokens(
             continue
         ids = tuple(completion.token_ids)
         scores = await engine.score(read, ids, role="small", top=top)
-        found = await _partings(engine, read, ids, [best[0][0] for best in scores.top or ()], judge, name)
+        found = await _partings(engine, read, ids, [best[0][0] for best in scores.top or ()], (judge, marks), name)
         columns = _columns(engine, read, ids, scores.top or (), found)
         traces.append(Trace.of(problem, completion, name=name, prompt=asked, model=model, **columns))
         rows += [_row(f"{problem.problem_id}/{name}", ids, parting) for parting in found]
@@ -146,7 +155,7 @@ async def divergent_tokens(
 
 
 async def _partings(
-    engine: Engine, read: Rendered, ids: tuple[int, ...], small: Sequence[int], judge: str, name: str
+    engine: Engine, read: Rendered, ids: tuple[int, ...], small: Sequence[int], asks: Asks, name: str
 ) -> list[Parting]:
     """Every mismatch of an answer, judged."""
     places = [
@@ -159,11 +168,11 @@ async def _partings(
         engine.sample(read, prefix=(*ids[:t], small[t]), scope="divergent_tokens", salt=f"{name}:{t}", sampling=greedy) for t in places
     )  # fmt: skip
     return await together(
-        _judged(engine, ids, t, small[t], other, judge) for t, [other] in zip(places, went, strict=True)
+        _judged(engine, ids, t, small[t], other, asks) for t, [other] in zip(places, went, strict=True)
     )
 
 
-async def _judged(engine: Engine, ids: tuple[int, ...], t: int, slm: int, went: Completion, judge: str) -> Parting:
+async def _judged(engine: Engine, ids: tuple[int, ...], t: int, slm: int, went: Completion, asks: Asks) -> Parting:
     """What the judge makes of one mismatch; it is not asked where nothing but white space differs."""
     context = engine.text_of(ids[:t])[-CONTEXT:]
     other = engine.text_of([slm]) + went.text
@@ -171,15 +180,34 @@ async def _judged(engine: Engine, ids: tuple[int, ...], t: int, slm: int, went: 
     plain = Parting(t, slm, context, other, real)
     if plain.divergent == 0:
         return plain
+    judge, (opening, closing) = asks
     marked = [
-        f"<<{engine.text_of([token])}>>{text[len(engine.text_of([token])) :]}"
+        f"{opening}{engine.text_of([token])}{closing}{text[len(engine.text_of([token])) :]}"
         for token, text in ((ids[t], real), (slm, other))
     ]
-    texts = {"context": context, "first": marked[0], "second": marked[1]}
+    judged, said = await _word(engine, judge, context, *marked)
+    return Parting(t, slm, context, other, real, judged.probabilities.get("1"), judged.probabilities.get("0"), said)
+
+
+async def _word(engine: Engine, judge: str, context: str, first: str, second: str) -> tuple[Judgement, str]:
+    """What the judge says of two texts, and its likeliest token."""
+    texts = {"context": context, "first": first, "second": second}
     asked = re.sub(r"\{(context|first|second)\}", lambda place: texts[place[1]], judge)
     judged = await engine.judge(asked, ("1", "0"))
-    said = judged.returned[0][0].strip() if judged.returned else ""
-    return Parting(t, slm, context, other, real, judged.probabilities.get("1"), judged.probabilities.get("0"), said)
+    return judged, judged.returned[0][0].strip() if judged.returned else ""
+
+
+async def calibrate(case: Mapping[str, str], engine: Engine, *, judge: str, marks: tuple[str, str]) -> bool | None:
+    """Whether the judge lets the second text pass for the first: a good case differs in words alone, a bad one leads elsewhere.
+
+    The first word of each stands between the marks, as the first token of a real one does. None where it says neither 1 nor 0.
+    """
+    shown = [
+        re.sub(r"\s*\S+", lambda word: f"{marks[0]}{word[0]}{marks[1]}", case[name], count=1)
+        for name in ("first", "second")
+    ]
+    _, said = await _word(engine, judge, case["context"][-CONTEXT:], *shown)
+    return said == "0" if said in ("0", "1") else None
 
 
 def _sentence(token: str, rest: str) -> str:

@@ -6,7 +6,7 @@ the journal holds comes back at once, the rest is sampled.
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -78,6 +78,8 @@ class Workshop:
     """Bytes of completions that open problems hold."""
     housekeeping: list[str] = field(default_factory=list)
     """What those who look after the journal want a person to see now."""
+    neighbours: Callable[[Problem], tuple[Problem, ...]] | None = None
+    """Which problems of the build stand beside one; None where the method declares no NEIGHBOURS."""
     loaded: str | None = None
     """The scale whose merged weights are loaded in this pass over the problems; those of others wait for their own."""
     _gates: dict[tuple[str, str | None], Gate] = field(default_factory=dict)
@@ -152,6 +154,8 @@ class ProblemEngine:
     held: int = 0
     """Bytes of completions drawn for this problem, as `Workshop.held` counts them."""
     _asked: set[str] = field(default_factory=set)
+    _once: dict[str, asyncio.Lock] = field(default_factory=dict)
+    """By key: the same question, asked twice at a time, waits for its answer."""
 
     async def sample(
         self,
@@ -211,13 +215,14 @@ class ProblemEngine:
             problem_id="",  # a score is no draw: whoever asks for the same one gets it
             scope="score",
         )
-        known = (await self.shop.journal.get([request.key])).get(request.key)
-        if isinstance(known, TokenScores):
-            return known
-        async with self.shop.gate(asked, adapter).entered():
-            scores = await _unless_refused(asked.backend_of(adapter).score(request))
-        await self.shop.journal.put(request.key, scores, request)
-        return scores
+        async with self._once.setdefault(request.key, asyncio.Lock()):
+            known = (await self.shop.journal.get([request.key])).get(request.key)
+            if isinstance(known, TokenScores):
+                return known
+            async with self.shop.gate(asked, adapter).entered():
+                scores = await _unless_refused(asked.backend_of(adapter).score(request))
+            await self.shop.journal.put(request.key, scores, request)
+            return scores
 
     async def judge(
         self, prompt: PromptLike, answers: Sequence[str], *, role: str = "judge", top: int = 20
@@ -228,14 +233,16 @@ class ProblemEngine:
         request = asked.request(
             prompt, sampling=sampling, prefix=None, tools=None, problem_id=self.problem.problem_id, scope="judge"
         )
-        known = (await self.shop.journal.get([request.key])).get(request.key)
-        if isinstance(known, Completion):
-            completion = known if request.key in self._asked else self._replayed(known)
-        else:
-            completion = await self._complete(asked, request)
-        if request.key not in self._asked:
-            self._asked.add(request.key)
-            self.drawn.append(_drawn(asked, request, completion))
+        async with self._once.setdefault(request.key, asyncio.Lock()):
+            known = (await self.shop.journal.get([request.key])).get(request.key)
+            if isinstance(known, Completion):
+                completion = known if request.key in self._asked else self._replayed(known)
+            else:
+                completion = await self._complete(asked, request)
+            if request.key not in self._asked:
+                self._asked.add(request.key)
+                # one token is all that was asked for: nothing was cut off
+                self.drawn.append(replace(_drawn(asked, request, completion), truncated=False, unclosed=False))
         return judgement(completion, answers, asked.renderer.text_of if asked.renderer else None)
 
     async def reward(
@@ -304,6 +311,14 @@ class ProblemEngine:
         await self.shop.journal.put(key, verdict)
         return verdict
 
+    def neighbours(self) -> tuple[Problem, ...]:
+        """See schemas/plugins.py."""
+        if self.shop.neighbours is None:
+            raise ProblemFailed(
+                "the method asks for other problems and declares none: write NEIGHBOURS = 1 beside its COLUMNS"
+            )
+        return self.shop.neighbours(self.problem)
+
     def model_name(self, role: str = "solver") -> str:
         return self._role(role).model.name
 
@@ -329,6 +344,17 @@ class ProblemEngine:
         """See schemas/plugins.py."""
         renderer = self._role(role).renderer
         return renderer.decode(tokens) if renderer else " ".join(map(str, tokens))
+
+    def tokens_of(self, text: str, role: str = "solver") -> tuple[int, ...] | None:
+        """See schemas/plugins.py."""
+        renderer = self._role(role).renderer
+        return renderer.encode(text) if renderer else None
+
+    def vocabulary(self, role: str = "solver") -> int | None:
+        """See schemas/plugins.py."""
+        renderer = self._role(role).renderer
+        known = renderer.tokenizer.get_vocab(with_added_tokens=True).values() if renderer else None
+        return None if known is None else 1 + max(known, default=-1)
 
     def token_starts(
         self, text: str, prompt: str | tuple[Message, ...] | None = None, role: str = "solver"
@@ -396,8 +422,12 @@ def _drawn(role: Role, request: Request, completion: Completion) -> Drawn:
 
 
 def _unclosed(role: Role, request: Request, text: str) -> bool:
-    """Whether a reply ends inside a thought, a forced prefix counted as its beginning."""
-    before = request.prefix if isinstance(request.prefix, str) else ""
+    """Whether a reply ends inside a thought, a forced prefix counted as its beginning; a step that its stop string ended does not end there."""
+    if request.sampling.include_stop and text.endswith(request.sampling.stop or ()):
+        return False
+    before = request.prefix or ""
+    if not isinstance(before, str):
+        before = role.renderer.decode(before) if role.renderer else ""
     return never_closed(before + text, role.think, opened=role.opens_thought)
 
 

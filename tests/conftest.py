@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests import chromium
 from tracemill.pipelines.store import Store
 from tracemill.schemas.recipe import Recipe, parse_recipe
 from tracemill.schemas.request import Request
@@ -58,6 +59,22 @@ def recipe(problems: Path) -> Callable[..., Recipe]:
         return parse_recipe({**table, **changes})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def _chromium() -> Iterator[chromium.Browser]:
+    if (lack := chromium.missing()) is not None:
+        pytest.skip(lack)
+    with chromium.chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(_chromium: chromium.Browser) -> Iterator[chromium.Browser]:
+    """A real Chromium; the test fails where a page wrote an error into its console or asked another machine for anything."""
+    _chromium.fresh()
+    yield _chromium
+    assert _chromium.complaints() == []
 
 
 def solve(request: Request) -> str:

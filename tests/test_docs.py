@@ -1,9 +1,12 @@
 """What docs/ says is so: the pages that list things are complete, the examples run, the promises about sampling anew hold."""
 
 import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,8 +27,10 @@ from tracemill.schemas.recipe import (
     Budget,
     EmbedderTable,
     EngineTable,
+    Judging,
     ModelTable,
     Recipe,
+    ReportTable,
     Source,
     Step,
     VerifyTable,
@@ -125,6 +130,50 @@ def test_replies_of_ones_own_answer_in_place_of_the_script_that_ships(examples: 
     script = f"engine.script={examples / 'replies.py'}:reply"
     samples = built(examples, "source.0.limit=5", script).dataset.scan("samples").collect()
     assert all(text.startswith("I thought ") for text in samples["text"])
+
+
+# ---- method-guide.md
+
+
+@pytest.fixture
+def worked(tmp_path: Path) -> Path:
+    """A folder with the files of method-guide.md."""
+    for language in ("python", "toml"):
+        for code in blocks(read("method-guide.md"), language):
+            name = re.match(r"# file: (\w+\.\w+)\n", code)
+            assert name is not None, code[:60]
+            (tmp_path / name[1]).write_text(code, encoding="utf-8")
+    [problems] = blocks(read("method-guide.md"), "json")
+    (tmp_path / "problems.jsonl").write_text(problems, encoding="utf-8")
+    return tmp_path
+
+
+def test_the_eleventh_recipe_passes_its_own_test(worked: Path):
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        os.devnull,
+        "--rootdir",
+        str(worked),
+    ]
+    ran = subprocess.run(
+        [*command, "test_reflection_count.py"], cwd=worked, capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, "3 passed" in ran.stdout) == (0, True), ran.stdout + ran.stderr
+
+
+def test_the_eleventh_recipe_builds_and_names_its_paper(worked: Path):
+    shutil.copy(PROBLEMS, worked / "problems.jsonl")
+    dataset = build(
+        load_recipe(worked / "reflection_count.toml", ["source.0.limit=40", "synth.n=8"]), Store(worked / "s")
+    ).dataset
+    assert 0 < dataset.scan().collect().height <= 160
+    assert "arxiv.org/abs/2602.12113" in (dataset.path / "README.md").read_text()
 
 
 # ---- step-trees.md
@@ -236,14 +285,30 @@ def test_the_hints_guide_names_every_column_table_and_strategy():
 
 def test_the_guide_to_scores_lists_them_all_and_its_recipes_are_known():
     text = read("scores.md")
-    assert {row[0].strip("`") for row in rows_of(text)} == set(catalog.names("score"))
+    assert {row[0].strip("`") for row in rows_of(text.partition("\n## ")[0])} == set(catalog.names("score"))
     for code in blocks(text, "python"):
         exec(compile(code, "scores.md", "exec"), {})
     for recipe in blocks(text, "toml"):
         found = tomllib.loads(recipe)
         for key, kind in (("score", "score"), ("filters", "filters"), ("select", "selectors")):
             for step in found.get(key, ()):
-                assert catalog.find(kind, Step.model_validate(step))
+                asked = {name: value for name, value in step.items() if name not in ("calibration", "least_accuracy")}
+                assert catalog.find(kind, Step.model_validate(asked))
+
+
+def test_the_guide_to_scores_measures_a_judge(tmp_path: Path):
+    text = read("scores.md")
+    [measured] = [code for code in blocks(text, "toml") if code.startswith("# file: measured.toml")]
+    (tmp_path / "mine.toml").write_text(measured, encoding="utf-8")
+    [cases] = blocks(text, "json")
+    (tmp_path / "cases.jsonl").write_text(cases, encoding="utf-8")
+    shutil.copy(PROBLEMS, tmp_path / "arith.jsonl")
+    (tmp_path / "says.py").write_text(
+        "def reply(request):\n    return '1' if 'percent' not in str(request.prompt) else '?'\n"
+    )
+    made = built(tmp_path, "source.0.limit=3", f"engine.script={tmp_path}/says.py:reply")
+    [found] = made.dataset.manifest()["calibration"]
+    assert [found[side]["part"] for side in ("accuracy", "good_kept", "bad_caught")] == [1, 1, 0]
 
 
 def test_the_guide_to_selection_runs_and_its_options_are_known():
@@ -265,7 +330,9 @@ PAGES: Mapping[str, type[BaseModel]] = {
     "## [embedder]": EmbedderTable,
     "## [benchmarks.NAME]": BenchmarkTable,
     "## [verify]": VerifyTable,
+    "## [synth] and [[score]] that judge": Judging,
     "## [budget]": Budget,
+    "## [report]": ReportTable,
 }
 
 

@@ -53,6 +53,77 @@ def in_steps(request: Request) -> str:
     return f"{steps}# Answer\n\\boxed{{{2 * number + 1 + wrong}}}\n# END!"
 
 
+def in_segments(request: Request) -> str:
+    """A thought of up to five segments; the more of it stands before a forced answer, the likelier that is right. A judge of three minds."""
+    number, luck = int(request.problem_id[1:]), request.rng_seed % 10
+    if request.model.name == "scripted-judge":
+        return ("keep: it is used.", "drop: it is not.", "Who knows?")[luck % 3]
+    if request.scope != "solve":
+        return f"{2 * number + (luck < 3 + 2 * str(request.prefix).count('Wait'))}}}."
+    thought = " ".join(f"Wait, part {n} of it is so and so." for n in range(1 + number % 5))
+    return f"<think>\n{thought}\n</think>\n\n\\boxed{{{2 * number + (luck > 2)}}}"
+
+
+def in_doubt(request: Request) -> str:
+    """A thought step by step, of which every other one reflects; it is sure of its answer about as often as not."""
+    number, luck = int(request.problem_id[1:]), request.rng_seed % 10
+    if request.scope == "judge":
+        return "Yes" if luck < 5 else "No"
+    right = 2 * number + (luck > 1)
+    if request.scope == "solve":
+        return f"<think>\n{'Hmm, well. ' * 25}\n</think>\n\n\\boxed{{{right}}}"
+    if request.salt.endswith("answer"):
+        return f"\\boxed{{{right}}}"
+    return ("Wait, is it?\n\n", "It is.\n\n", "The answer is 1.\n\n", "So.\n</think>\n\n", "</s>")[
+        luck // 2 - (luck == 9)
+    ]
+
+
+def in_modes(request: Request) -> str:
+    """A thought and an answer; behind a closing tag the answer alone, and behind an ellipsis now one, now the other."""
+    prefix = str(request.prefix or "")
+    if "</think>" in prefix:
+        return guess(request)
+    at_once = prefix.endswith("...\n") and request.rng_seed % 3 == 0
+    return f"{'' if at_once else 'Let us think.'}\n</think>\n\n{guess(request)}"
+
+
+def in_paragraphs(request: Request) -> str:
+    """A thought of up to five paragraphs, and an answer."""
+    thought = "\n\n".join(f"Step {n} of it." for n in range(request.rng_seed % 6))
+    return f"{thought}\n</think>\n\n{guess(request)}"
+
+
+def in_moves(request: Request) -> str:
+    """A step with a note, now and then a look at the first note and back, and an answer; one in ten replies is no move."""
+    shown, luck = str(request.prompt), request.rng_seed % 10
+    done, raw = shown.count(". note "), "1. We add" in shown
+    if luck == 0:
+        return "I cannot tell."
+    if raw:
+        return "fold: 1"
+    if done > 1:
+        return f"answer: {guess(request)}"
+    return "expand: 1" if done == 1 and luck < 5 else f"We add number {done} of {luck}.\ncommit: note {done} {luck}"
+
+
+TOKENIZER = str(Path(__file__).resolve().parent.parent / "data/models/tiny-reasoner")
+BOTH_MODES = {"think_prefix": "<think>\n", "nothink_prefix": "<think>\n</think>\n\n"}
+
+
+def in_plans(request: Request) -> str:
+    """A plan in titles or in code, sometimes of one step or none; executions that are sometimes wrong or out of order."""
+    number, luck = int(request.problem_id[1:]), request.rng_seed % 5
+    if request.salt == "execute":
+        titles = ["1. Read both numbers", "2. Add them up"][:: -1 if luck == 1 else 1]
+        return "\n".join([*titles[: 1 + bool(number % 5)], rf"\boxed{{{2 * number + 1 + (luck == 2)}}}"])
+    if request.scope == "plan_execute_split":
+        return ["1. Add them up", "Add.", "1. Read both numbers\n2. Add them up"][min(2, number % 5)]
+    if request.salt.startswith("plan"):
+        return f"```python\ndef solve(a, b):\n    c{luck} = {'add(a, b)' if luck else 'a +'}\n    return c{luck}\n```"
+    return guess(request)
+
+
 METHODS: dict[str, Case] = {
     "sample": Case(options={"n": 5}),
     "length_harmonize": Case(options={"n": 4, "k": 3}, recipe={"filters": [], "select": []}),
@@ -64,6 +135,35 @@ METHODS: dict[str, Case] = {
     "divergent_tokens": Case(
         options={"n": 2},
         recipe={"models": {role: {"name": f"scripted-{role}", "max_tokens": 64} for role in ("small", "judge")}},
+    ),
+    "pattern_prune_pairs": Case(
+        options={"n": 2, "min_tokens": 3},
+        recipe={"models": {"judge": {"name": "scripted-judge", "max_tokens": 64}}, "filters": [], "select": []},
+        reply=in_segments,
+    ),
+    "confidence_concise": Case(recipe={"filters": [], "select": []}, reply=in_doubt),
+    "mode_advantage": Case(
+        options={"k": 6, "n": 4, **BOTH_MODES}, recipe={"filters": [], "select": []}, reply=in_modes
+    ),
+    "gist_segments": Case(
+        options={"n": 3},
+        recipe={
+            "model": {"name": "scripted-solver", "max_tokens": 64, "tokenizer": TOKENIZER},
+            "filters": [],
+            "select": [],
+        },
+        reply=in_paragraphs,
+    ),
+    "hybrid_mode_mix": Case(
+        options={"pool": "pool", "n": 3, "held_out": 0.4, **BOTH_MODES},
+        columns=lambda i: {"pool": "think" if i % 4 else "no_think"},
+        recipe={"filters": [], "select": []},
+        reply=in_modes,
+    ),
+    "memory_actions": Case(options={"n": 3}, recipe={"filters": [], "select": []}, reply=in_moves),
+    "plan_execute_split": Case(options={"tries": 2, "direct": 0.5, "plan_only": 0.5}, reply=in_plans),
+    "code_plan": Case(
+        options={"n": 2, "shortest": 1, "ratio": 9.0, "copied": 1.0, "least": 0.0, "shuffled": "recorded"}, reply=in_plans
     ),
     "mixchain": Case(options={"adapter": "longer", "alphas": [0.2, 0.5, 0.8]}),
     "petri_trace": Case(
@@ -135,7 +235,7 @@ def table_of(method: str, folder: Path, *, order: list[int] | None = None, **cha
     }
     if case.samples:
         table |= {
-            "model": {"name": "scripted-solver", "max_tokens": 64},
+            "model": {"name": "scripted-solver", "max_tokens": 64, **case.recipe.get("model", {})},
             "engine": {"kind": "scripted"},
             "synth": {"use": method, **case.options},
         }
@@ -407,6 +507,7 @@ def test_whatever_filters_and_selectors_say_nothing_disappears_and_nothing_is_sa
         {"use": "cisc", "confidence": "n_tokens"},
         {"use": "stratified", "by": ["difficulty"], "each": 7},
         {"use": "budget", "tokens": 60, "per": ["difficulty"], "rule": "greedy"},
+        {"use": "balance", "by": ["difficulty"]},
         {
             "use": "exact_target",
             "rows": 30,

@@ -29,11 +29,24 @@ THE_DOOR = ROOT / "pipelines" / "commands" / "schedule.py"
 """The one file below flows/ that reaches up into it: the command line starts what there is, and `schedule` is of flows/."""
 HEAVY = {
     *("vllm", "torch", "datasets", "transformers", "peft", "sympy", "math_verify", "prefect", "dask", "distributed"),
+    *(
+        "detect_secrets",
+        "phonenumbers",
+        "py3langid",
+        "rensa",
+        "rustworkx",
+        "sentence_transformers",
+        "sklearn",
+        "matplotlib",
+        "uvicorn",
+    ),
     *("detect_secrets", "phonenumbers", "py3langid", "rensa", "rustworkx", "sentence_transformers", "sklearn"),
+    "uvicorn",
 }
 MACHINERY = {
     "synth": {
         *(
+            "closing",
             "embed",
             "engine",
             "fit",
@@ -41,6 +54,8 @@ MACHINERY = {
             "journal",
             "judge",
             "models",
+            "modes",
+            "plans",
             "prompts",
             "render",
             "reply",

@@ -63,8 +63,20 @@ def test_the_wheel_holds_every_file_that_runs_and_nothing_else(wheel: Path) -> N
     typed = {file for folder in FOLDERS for file in (ROOT / folder).glob("py.typed")}
     data = {
         file
-        for pattern in ("graphs/*.csv", "recipes/*.toml", "problems/*.jsonl", "traces/*.jsonl", "models/*/*")
+        for pattern in (
+            "calibration/*.jsonl",
+            "graphs/*.csv",
+            "recipes/*.toml",
+            "problems/*.jsonl",
+            "traces/*.jsonl",
+            "models/*/*",
+        )
         for file in (ROOT / "data").glob(pattern)
+    }
+    data |= {
+        file
+        for pattern in ("*.css", "*.svg", "templates/*.j2")
+        for file in (ROOT / "pipelines" / "viewer").glob(pattern)
     }
     assert contents(wheel) == {f"tracemill/{file.relative_to(ROOT)}" for file in code | typed | data}
     assert len(typed) == len(FOLDERS) - 1

@@ -45,7 +45,7 @@ def shards(recipe: Recipe, store: Store, of: int, reply=solve, only=None) -> lis
     ]
 
 
-QUICK = ("sample", "mixchain", "step_tree", "hints")
+QUICK = ("sample", "mixchain", "step_tree", "hints", "code_plan")
 
 
 @pytest.mark.parametrize(

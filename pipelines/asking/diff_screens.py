@@ -29,7 +29,7 @@ def diff_lines(facts: Facts) -> Iterator[str]:
     yield f"rows      {_headline(facts)}"
     for text in _notes(facts):
         yield f"note      {text}"
-    for title, table in _tables(facts):
+    for title, table in tables_of(facts):
         if table:
             yield ""
             yield title
@@ -56,6 +56,13 @@ def _headline(facts: Facts) -> str:
     return ", ".join(f"{rows[name]:,} {name}" for name in (*CHANGES, "same"))
 
 
+def told(facts: Facts) -> list[str]:
+    """What is said before any table."""
+    if facts["identical"]:
+        return ["The two are one version: nothing differs."]
+    return [_headline(facts), *_notes(facts)]
+
+
 def _notes(facts: Facts) -> Iterator[str]:
     for side, version in (("a", facts["a"]), ("b", facts["b"])):
         if names := facts["columns"][f"only_{side}"]:
@@ -65,7 +72,7 @@ def _notes(facts: Facts) -> Iterator[str]:
         yield f"lengths were counted in tokens of {' and '.join(tokenizers)}: they do not compare"
 
 
-def _tables(facts: Facts) -> Iterator[tuple[str, Table]]:
+def tables_of(facts: Facts) -> Iterator[tuple[str, Table]]:
     """The tables of screen and page, by title; a table without rows is not shown."""
     yield "why", [_reason(line) for line in facts["reasons"]]
     yield (
@@ -185,7 +192,7 @@ def diff_page(facts: Facts) -> str:
         *(f"<p>{escape(text)}</p>" for text in _notes(facts)),
     ]
     if not facts["identical"]:
-        parts += [_html_table(name, table) for name, table in _tables(facts) if table]
+        parts += [_html_table(name, table) for name, table in tables_of(facts) if table]
         parts += [_html_examples(change, facts) for change in CHANGES if facts["examples"][change]]
     return "\n".join([*parts, "</body></html>"]) + "\n"
 

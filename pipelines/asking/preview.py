@@ -13,16 +13,18 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from tracemill.pipelines.asking.screens import columns
-from tracemill.pipelines.build import read_problems
+from tracemill.pipelines.build import read_problems, resolver
 from tracemill.pipelines.plan import Plan, resolve
 from tracemill.pipelines.reading.problem_filters import ProblemFilters
-from tracemill.pipelines.reading.sources import source_name
+from tracemill.pipelines.reading.sources import source_hash, source_name
 from tracemill.pipelines.running import outcomes
-from tracemill.pipelines.running.progress import Report, span
+from tracemill.pipelines.running.forecast import Foreseen, keep_forecast
+from tracemill.pipelines.running.progress import Report
 from tracemill.pipelines.running.spool import Spool
 from tracemill.pipelines.scale.shard_work import locked_work
 from tracemill.pipelines.store import Store
 from tracemill.pipelines.synthesize import synthesize
+from tracemill.pipelines.versions.lineage import identity_of
 from tracemill.schemas.recipe import EngineTable, Recipe
 from tracemill.schemas.request import Completion, Request
 from tracemill.schemas.rows import Problem
@@ -111,8 +113,11 @@ def preview(recipe: Recipe, store: Store, *, n: int) -> Iterator[str]:
             yield f"--- prompt of {problem.problem_id}"
             yield asyncio.run(_first_prompt(plan, problem))
         probes = asyncio.run(_probes(plan, spool, journal, [n, 5 * n]))
+        lines = _forecast(plan, spool, probes)
+        hashes = [source_hash(source, resolve=resolver(store)) for source in plan.recipe.source]
+        keep_forecast(work, identity_of(plan, hashes), lines, probes[-1].problems)
         yield "--- forecast"
-        yield from columns(_forecast(plan, spool, probes))
+        yield from columns([line.shown() for line in lines])
         yield f"from {probes[-1].problems} problems, sampled for real and replayed by the build; ranges are 95 % intervals"
 
 
@@ -190,38 +195,31 @@ async def _probe(plan: Plan, spool: Spool, shop: Workshop, size: int) -> Probe:
     return probe
 
 
-def _forecast(plan: Plan, spool: Spool, probes: Sequence[Probe]) -> list[dict[str, str]]:
+def _forecast(plan: Plan, spool: Spool, probes: Sequence[Probe]) -> list[Foreseen]:
     last, total = probes[-1], spool.count_problems()
     tokens = _range(last.tokens, total)
     accepted = _range(last.accepted, total)
-    rows = [
-        {"what": "problems", "low": "", "expected": f"{total:,}", "high": ""},
-        _row("tokens", tokens),
-        _row("accepted rows", accepted),
-    ]
+    lines = [Foreseen("problems", None, total, None), Foreseen("tokens", *tokens), Foreseen("accepted rows", *accepted)]
     if accepted[1] > 0:
-        rows.append(_row("tokens per accepted row", [tokens[1] / max(a, 1) for a in reversed(accepted)]))
+        low, expected, high = (tokens[1] / max(a, 1) for a in reversed(accepted))
+        lines.append(Foreseen("tokens per accepted row", low, expected, high))
     if rates := sorted(p.tokens_new / p.seconds for p in probes if p.tokens_new):
-        seconds = [tokens[0] / rates[-1], tokens[1] / rates[-1], tokens[2] / rates[0]]
-        rows.append({"what": "time", **{k: span(s) for k, s in zip(("low", "expected", "high"), seconds, strict=True)}})
-        gpus = max(1, sum(int(role.backend.facts().get("gpus", 1)) for role in plan.roles.values()))
-        rows.append(_row("GPU-hours", [s * gpus / 3600 for s in seconds], digits=2))
-    rows.append(_row("disk, MB", [t * 8 / 1e6 for t in tokens]))
-    return rows
+        low, expected, high = tokens[0] / rates[-1], tokens[1] / rates[-1], tokens[2] / rates[0]
+        lines.append(Foreseen("seconds", low, expected, high))
+        hours = max(1, sum(int(role.backend.facts().get("gpus", 1)) for role in plan.roles.values())) / 3600
+        lines.append(Foreseen("GPU-hours", low * hours, expected * hours, high * hours, digits=2))
+    low, expected, high = (t * 8 / 1e6 for t in tokens)
+    lines.append(Foreseen("disk, MB", low, expected, high))
+    return lines
 
 
-def _range(values: Sequence[int], total: int) -> list[float]:
+def _range(values: Sequence[int], total: int) -> tuple[float, float, float]:
     """Low, expected and high of a sum over all problems, from the values of a few."""
     if not values:
-        return [0.0, 0.0, 0.0]
+        return 0.0, 0.0, 0.0
     mean = statistics.fmean(values)
     spread = 1.96 * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else mean
-    return [max(0.0, mean - spread) * total, mean * total, (mean + spread) * total]
-
-
-def _row(what: str, values: Sequence[float], digits: int = 0) -> dict[str, str]:
-    low, expected, high = (f"{value:,.{digits}f}" for value in values)
-    return {"what": what, "low": low, "expected": expected, "high": high}
+    return max(0.0, mean - spread) * total, mean * total, (mean + spread) * total
 
 
 def _shown(options: object) -> str:

@@ -14,6 +14,7 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -28,7 +29,7 @@ from tracemill.pipelines.versions.dataset import Dataset
 from tracemill.pipelines.versions.replays import keep_replay
 from tracemill.schemas.errors import RecipeError, RequestRefused
 from tracemill.schemas.intervals import wilson
-from tracemill.schemas.recipe import Recipe
+from tracemill.schemas.recipe import Recipe, uncalibrated
 from tracemill.schemas.request import Completion, Request
 from tracemill.schemas.rows import Problem
 from tracemill.synth.backends.scripted import Reply
@@ -161,11 +162,15 @@ def _made(
     """Requests that the journal did not keep, as the method makes them again."""
     if not unknown:
         return {}
-    plan = resolve(recipe, runtime=store.engines_folder, vectors=store.vectors_folder)
+    plan = resolve(uncalibrated(recipe), runtime=store.engines_folder, vectors=store.vectors_folder)
     theirs = sorted({r.problem_id for r in unknown if r.problem_id in problems})
     frame = columns_of(dataset, "samples", _SAMPLE).filter(pl.col("problem_id").is_in(theirs))
     answers = {r.key: r.completion for r in map(_recorded, frame.collect(engine="streaming").to_dicts())}
-    return requests_made(plan, [problems[name] for name in theirs], journal, answers, {r.key for r in unknown})
+    spool = store.work_folder(dataset.name) / "spool.sqlite"
+    with Looking(spool, spool) as looking:
+        beside = partial(looking.neighbours, count=plan.neighbours)
+        asked, wanted = [problems[name] for name in theirs], {r.key for r in unknown}
+        return requests_made(plan, asked, journal, answers, wanted, neighbours=beside)
 
 
 def _nothing(dataset: Dataset, sampled: int) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from tracemill.pipelines.cards.summaries import shown_summary
+from tracemill.pipelines.judging.told import calibration_lines
 from tracemill.pipelines.running.progress import span
 from tracemill.pipelines.scale.shard_work import is_locked, shards_here
 from tracemill.pipelines.store import Store
@@ -38,6 +39,8 @@ def built_lines(built: "Built") -> Iterator[str]:
     yield from _shared_lines(built.shared)
     yield f"version   {built.dataset}"
     yield f"path      {built.dataset.path}"
+    if built.report is not None:
+        yield f"report    {built.report}"
     yield ""
     yield f"next      tracemill show {_shortest_ref(built.dataset)}"
     yield f"          python -c \"from datasets import load_dataset; print(load_dataset('{built.dataset.path}'))\""
@@ -82,6 +85,8 @@ def version_lines(manifest: Mapping[str, Any]) -> Iterator[str]:
         yield summary["title"][:1].lower() + summary["title"][1:]
         yield from columns(shown_summary(summary))
         yield ""
+    if judging := list(calibration_lines(manifest)):
+        yield from (*judging, "")
     yield "rows by stage and reason"
     yield from columns(
         [{"rows": f"{c['rows']:,}", "stage": c["stage"], "reason": c["reason"]} for c in manifest["counts"]],

@@ -11,6 +11,7 @@ Nothing is sampled and nothing is kept: methods run on what the journal holds, a
 import asyncio
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +21,7 @@ from tracemill.pipelines.asking.costs import Cost, Lengths, summed
 from tracemill.pipelines.asking.looking import LookedAt, Looking, looked
 from tracemill.pipelines.asking.reasons import differences
 from tracemill.pipelines.build import resolver
+from tracemill.pipelines.judging.calibrate import calibrate
 from tracemill.pipelines.plan import Plan, code_hash, resolve
 from tracemill.pipelines.reading.sources import source_hash, source_key
 from tracemill.pipelines.running import outcomes
@@ -28,7 +30,7 @@ from tracemill.pipelines.running.tally import Tally
 from tracemill.pipelines.store import Store
 from tracemill.pipelines.synthesize import Run
 from tracemill.pipelines.versions.lineage import identity_of
-from tracemill.schemas.errors import DiskFull, EngineLost, LawBroken, RecipeError
+from tracemill.schemas.errors import DiskFull, EngineLost, JudgeRefused, LawBroken, RecipeError
 from tracemill.schemas.recipe import Recipe
 from tracemill.schemas.request import Capability, Completion, Request, TokenScores
 from tracemill.schemas.rows import Problem
@@ -98,6 +100,8 @@ class Found:
     answered: int = 0
     again: int = 0
     """Problems that are worked out again, all from the journal."""
+    planted: int = 0
+    """New requests that are about the cases of judges."""
     sampled: int = 0
     """Problems of which something would be sampled."""
 
@@ -139,6 +143,18 @@ class Look(Run):
         super().__init__(plan, spool, shop, tally)
         self._looking = spool
         self.found = Found()
+
+    async def calibrate(self) -> None:
+        """What the recipe's judges would be asked about their cases, each set on its own."""
+        for cases in self.plan.calibrations:
+            going = Going()
+            _going.set(going)
+            with suppress(Stopped, JudgeRefused):
+                await calibrate(replace(self.plan, calibrations=(cases,)), self.shop)
+            self.found.answered += going.answered
+            self.found.planted += len(going.missing)
+            if going.missing:
+                self._sort_out(Problem(problem_id=f"calibration of {cases.plugin.name}", question=""), going, Going())
 
     async def _record(self, problem: Problem) -> Record:
         record = await super()._record(problem)
@@ -380,6 +396,8 @@ def _notes(look: Look, unknown: int, *, stopped: str | None) -> Iterator[str]:
             f"{unknown:,} answers and verdicts of the journal are from a release that did not keep what was asked; "
             "a request that they do not answer is compared with the others only"
         )
+    if found.planted:
+        yield f"{found.planted:,} of the new requests are about cases that measure judges before the first problem"
     if found.unfollowed:
         rest = _not_followed(found)
         told = (

@@ -180,12 +180,12 @@ def tabulate(problems: Iterable[Draws]) -> list[dict[str, Any]]:
     if most == 0:
         return []
     ks = [*(2**i for i in range(most.bit_length()) if 2**i < most), most]
-    levels = [] if tallies.keys() == {None} else sorted(tallies, key=_by_number)
+    levels = [] if tallies.keys() == {None} else sorted(tallies, key=by_number)
     lines = [{"difficulty": level, **tallies[level].line(ks, most)} for level in levels]
     return [*lines, {"difficulty": "all", **total.line(ks, most)}]
 
 
-def _by_number(difficulty: str | None) -> tuple[int, float, str]:
+def by_number(difficulty: str | None) -> tuple[int, float, str]:
     """Numbers first by size, then words, then those without a difficulty."""
     if difficulty is None:
         return (2, 0.0, "")

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from tracemill.pipelines.cards.parts import WINDOWS, column_rows, features
 from tracemill.pipelines.cards.use import again, training
+from tracemill.pipelines.judging.told import calibration_rows, unmeasured
 from tracemill.pipelines.versions.manifest import licences
 
 SIZES = (
@@ -38,6 +39,10 @@ _SOURCE_COUNTS = {
     "traces": "traces",
     "chosen": "chosen",
 }
+CALIBRATED = (
+    "Measured on planted cases before the first problem, with the prompt, the model and the filters that decided about rows; Wilson 95 % intervals. "
+    "Undecided ones, whose reply could not be read, are among all of them and never right, kept or caught."
+)
 FIRST = ("rows", "traces", "samples", "problems", "rejected")
 """The order in which tables are shown; others follow by name."""
 
@@ -49,6 +54,15 @@ class CardTable:
     title: str
     rows: Sequence[Mapping[str, Any]]
     note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardPicture:
+    """A picture beside the card: its file, and what it shows in words, for those who do not see it."""
+
+    path: str
+    title: str
+    said: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +86,7 @@ def write_card(
     facts: CardFacts,
     schemas: Mapping[str, pa.Schema] = MappingProxyType({}),
     views: Mapping[str, int] = MappingProxyType({}),
+    pictures: Sequence[CardPicture] = (),
 ) -> str:
     """The card of a version, as its manifest has it; with the `schemas` of its tables their columns are explained.
 
@@ -82,7 +97,9 @@ def write_card(
         _partial(manifest),
         facts.about,
         _made(manifest),
+        _judges(manifest),
         _holds(manifest, views),
+        _pictures(pictures),
         *(_numbers(table) for table in facts.tables),
         _counts(manifest),
         _tokens(manifest),
@@ -180,6 +197,24 @@ def _made(manifest: Mapping[str, Any]) -> str:
     return "## How it was made\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
+def _judges(manifest: Mapping[str, Any]) -> str:
+    """Whose word decided about rows, and how often it was right."""
+    judged, measured = manifest.get("judged", ()), calibration_rows(manifest)
+    if not judged and not measured:
+        return ""
+    parts = [f"- `{_cell(judge['use'])}` decides by {_cell(', '.join(judge['by']))}{_of(judge)}" for judge in judged]
+    sections = ["## Judges", "\n".join(parts)] if parts else ["## Judges"]
+    if measured:
+        head = list(measured[0])
+        sections += [_table(head, ([row[name] for name in head] for row in measured)), CALIBRATED]
+    return "\n\n".join(sections)
+
+
+def _of(judge: Mapping[str, Any]) -> str:
+    where = f", in the version `{_cell(judge['of'])}` that rows come from" if "of" in judge else ""
+    return f"{where}: {'measured' if judge['calibrated'] else 'not measured on known cases'}."
+
+
 def _holds(manifest: Mapping[str, Any], views: Mapping[str, int]) -> str:
     tables = manifest["tables"]
     body = _table(["table", "rows"], ([f"`{name}`", f"{tables[name]['rows']:,}"] for name in _in_order(tables)))
@@ -196,6 +231,16 @@ def _holds(manifest: Mapping[str, Any], views: Mapping[str, int]) -> str:
         told = ", ".join(f"`{view}` ({rows:,} rows)" for view, rows in views.items())
         notes.append(f"The same in the columns of trainers, each a config too: {told}.")
     return "\n\n".join(["## What it holds", body, *notes])
+
+
+def _pictures(pictures: Sequence[CardPicture]) -> str:
+    lines = [f"![{_alt(picture)}]({picture.path})" for picture in pictures]
+    return "\n\n".join(["## In pictures", *lines]) if lines else ""
+
+
+def _alt(picture: CardPicture) -> str:
+    """Words for a picture that leave the brackets around them whole."""
+    return _cell(f"{picture.title}. {picture.said}").translate(str.maketrans("[]", "()"))
 
 
 def _numbers(table: CardTable) -> str:
@@ -311,6 +356,9 @@ def _limits(manifest: Mapping[str, Any], facts: CardFacts) -> str:
     limits = list(facts.limits)
     if any(not (m.get("verified") and m.get("revision")) for m in manifest.get("models", {}).values()):
         limits.append("A model's revision is unverified: another model may answer to the same name.")
+    if open_judges := unmeasured(manifest):
+        told = ", ".join(open_judges)
+        limits.append(f"Nobody measured how often the judge is right whose word decided about rows: {told}.")
     if "unknown" in licences(manifest):
         limits.append("The licence of a source is unknown: find out before you publish or train on it.")
     return "## Known limits\n\n" + "\n".join(f"- {_cell(limit)}" for limit in limits) if limits else ""

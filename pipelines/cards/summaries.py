@@ -43,7 +43,7 @@ def summary_of(plan: Plan, staged: Staged) -> dict[str, Any] | None:
 
 def plain_summary(summary: Summary) -> dict[str, Any]:
     """A summary as plain data: estimates with their intervals."""
-    rows = [{name: _plain(value) for name, value in row.items()} for row in summary.rows]
+    rows = [{name: plain_estimate(value) for name, value in row.items()} for row in summary.rows]
     return {"title": summary.title, "rows": rows, "note": summary.note}
 
 
@@ -68,7 +68,8 @@ def _all_traces(plan: Plan, staged: Staged) -> pl.LazyFrame:
     return pl.concat([kept, down])
 
 
-def _plain(value: object) -> Any:
+def plain_estimate(value: object) -> Any:
+    """An estimate with its interval as plain data; anything else as it is."""
     match value:
         case Share(part, whole):
             low, high = wilson(part / whole, whole) if whole else (0.0, 1.0)

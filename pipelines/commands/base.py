@@ -99,9 +99,11 @@ def concluded(
     quiet: bool,
 ) -> Built:
     """Run a command that makes a version, and say what it made. Call it within `errors`."""
+    from tracemill.pipelines.report.beside import with_report
+
     read, place = found_recipe(recipe, overrides), opened_store(store)
     with reporting(place.work_folder(read.name), read.name, plain=as_json, quiet=quiet) as report:
-        built = make(read, place, report)
+        built = with_report(make(read, place, report), read, place)
     _conclude(built, as_json=as_json, quiet=quiet)
     return built
 

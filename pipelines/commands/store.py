@@ -65,6 +65,9 @@ def publish(
     ] = None,
     private: Annotated[bool, typer.Option("--private/--public", help="Who may read a repository that is made.")] = True,
     partial: Annotated[bool, typer.Option("--partial", help="Publish a partial version, too.")] = False,
+    uncalibrated: Annotated[
+        bool, typer.Option("--uncalibrated", help="Publish rows that a judge decided about whom nobody measured, too.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List what would go up, with sizes; send nothing.")
     ] = False,
@@ -81,8 +84,10 @@ def publish(
         place = opened_store(store, read_only=True)
         dataset = place.hold(place.open(ref))
         if repo is not None:
-            done = publish_to_hub(dataset, repo, public=not private, partial=partial, dry_run=dry_run)
+            done = publish_to_hub(
+                dataset, repo, public=not private, partial=partial, uncalibrated=uncalibrated, dry_run=dry_run
+            )
         else:
-            done = publish_to(dataset, str(to), partial=partial, dry_run=dry_run)
+            done = publish_to(dataset, str(to), partial=partial, uncalibrated=uncalibrated, dry_run=dry_run)
         for line in [json.dumps(done.plain(), indent=2)] if as_json else published_lines(done):
             print(line)

@@ -24,7 +24,7 @@ class ProblemFilters:
 
     def __init__(self, plan: Plan, spool: Spool) -> None:
         """Look over the columns of all problems that have filters, and try the filters on them."""
-        self._plan = plan
+        self._plan, self._spool = plan, spool
         self._schemas = _schemas(plan, spool) if any(plan.keeps) else {}
         self._keeps = [[(plugin.name, plugin.call()) for plugin in keeps] for keeps in plan.keeps]
         self._marks = {index: _mark(plan, index, schema) for index, schema in self._schemas.items()}
@@ -34,8 +34,10 @@ class ProblemFilters:
                     pl.DataFrame(schema=schema).select(keep)
 
     def outcome_key(self, problem: Problem) -> str:
-        """What an outcome in the spool is good for: this problem, under this synthesis and these filters."""
-        return f"{self._plan.outcome_key(problem)}{self._marks.get(problem.source_index, '')}"
+        """What an outcome in the spool is good for: this problem and those beside it, under this synthesis and these filters."""
+        count = self._plan.neighbours
+        beside = self._spool.neighbours(problem, count) if count else ()
+        return f"{self._plan.outcome_key(problem, beside)}{self._marks.get(problem.source_index, '')}"
 
     def verdict(self, problem: Problem) -> tuple[str, Mapping[str, str]] | None:
         """The first filter that turns a problem down, with its reason and evidence; None where it is kept."""

@@ -23,6 +23,7 @@ from tracemill.schemas.benchmarks import Benchmarks, given
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.own import function_of, load_file
 from tracemill.schemas.recipe import Step, suggest
+from tracemill.schemas.request import Capability
 
 Kind = Literal["synth", "score", "filters", "selectors"]
 
@@ -69,6 +70,12 @@ class Plugin:
             return found
         declared: Mapping[str, Any] | None = self.about("COLUMNS", None)
         return declared
+
+    def needs(self) -> Mapping[str, tuple[Capability, ...]]:
+        """What it needs of the models of which roles: by its options where it has a function `needs`."""
+        by_options = self.about("needs", None)
+        needed: Mapping[str, tuple[Capability, ...]] = self.ask(by_options) if by_options else self.about("NEEDS", {})
+        return needed
 
     def takes(self, parameter: str) -> bool:
         """Whether the plug-in's function has a parameter of this name."""

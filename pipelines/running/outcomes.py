@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from tracemill.pipelines.plan import Plan
+from tracemill.pipelines.recipes.catalog import Plugin
 from tracemill.schemas.errors import ProblemFailed, RecipeError
 from tracemill.schemas.rows import Outcome, Problem, Rejection, Trace, Verdict
 from tracemill.schemas.tables import COMMON, stored
@@ -80,10 +81,10 @@ async def work(plan: Plan, problem: Problem, engine: ProblemEngine) -> Record:
     verdicts = await _verdicts(engine, problem, outcome.traces)
     by_key = {t.key: v for t, v in zip(outcome.traces, verdicts, strict=True) if t.key} | engine.verdicts
     counts = _counts(engine.drawn, by_key) or _counts_of_given(outcome.traces, verdicts)
-    rows = [_row(plan, problem, t, v) for t, v in zip(outcome.traces, verdicts, strict=True)]
+    rows = [trace_row(plan, problem, t, v) for t, v in zip(outcome.traces, verdicts, strict=True)]
     for score in plan.scores:
         for row in rows:
-            row.update(_new_columns(score.name, row, await score.call(dict(row), engine)))
+            await scored(score, row, engine)
     return Record(
         problem=problem,
         status="done",
@@ -95,6 +96,11 @@ async def work(plan: Plan, problem: Problem, engine: ProblemEngine) -> Record:
         counts=counts,
         tokens=sum(drawn.n_tokens for drawn in engine.drawn),
     )
+
+
+async def scored(score: Plugin, row: dict[str, Any], engine: ProblemEngine) -> None:
+    """Add what a score says of a trace."""
+    row.update(_new_columns(score.name, row, await score.call(dict(row), engine)))
 
 
 def failed(problem: Problem, failure: BaseException) -> Record:
@@ -173,7 +179,8 @@ def _known_verdict(engine: ProblemEngine, trace: Trace) -> Verdict | None:
     return trace.verdict or engine.verdicts.get(trace.key or "")
 
 
-def _row(plan: Plan, problem: Problem, trace: Trace, verdict: Verdict | None) -> dict[str, Any]:
+def trace_row(plan: Plan, problem: Problem, trace: Trace, verdict: Verdict | None) -> dict[str, Any]:
+    """A trace as scores, filters and tables see it."""
     solver = plan.roles.get("solver")
     reasoning, content = split_reasoning(trace.text, solver.think if solver else THINK, opened=_opened(solver, trace))
     prompt = solver.conversation(trace.prompt) if solver else trace.prompt
@@ -222,7 +229,7 @@ def _refused(plan: Plan, problem: Problem, trace: Trace | None, why: Rejection, 
     evidence = json.dumps(dict(why.evidence), ensure_ascii=False, sort_keys=True, default=str)
     if trace is None:
         return Refused(None, "method", why.reason, evidence, problem_json(problem))
-    row = json.dumps(_row(plan, problem, trace, _known_verdict(engine, trace)), ensure_ascii=False, default=str)
+    row = json.dumps(trace_row(plan, problem, trace, _known_verdict(engine, trace)), ensure_ascii=False, default=str)
     return Refused(trace.id, "method", why.reason, evidence, row)
 
 

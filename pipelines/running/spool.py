@@ -20,7 +20,7 @@ import msgspec
 from tracemill.pipelines.reading.sources import SourceProblem, SourceRejection
 from tracemill.pipelines.reading.twins import insert, problem_of, settle_twins
 from tracemill.pipelines.running.spool_writer import OutcomeWriter, connect, unpack
-from tracemill.schemas.rows import Problem
+from tracemill.schemas.rows import Problem, draw
 
 _PAGE = 512
 _rejection_decoder = msgspec.msgpack.Decoder(SourceRejection)
@@ -41,6 +41,9 @@ class IngestCounts:
 
 class Spool:
     """Problems in, outcomes out. Opening it starts a run: `outcomes` gives what this run put or got."""
+
+    _whole: str | None = None
+    """In a shard: which problems the build admits, whatever shard they are of."""
 
     def __init__(self, path: Path, *, queue_bytes: int = 64 << 20, problems: Path | None = None) -> None:
         """`queue_bytes` is how much outcome may wait for the disk before `put_outcome` waits too.
@@ -114,7 +117,7 @@ class Spool:
     def of_shard(self, path: Path, number: int, count: int) -> "Spool":
         """The spool of one of `count` shards, in a file of its own: its problems are those of its number that are admitted here."""
         shard = Spool(path, problems=self._path)
-        shard._admitted = f"{self._admitted} AND {_shard_number(count)} = {number}"
+        shard._whole, shard._admitted = self._admitted, f"{self._admitted} AND {_shard_number(count)} = {number}"
         return shard
 
     def count_problems(self, *, source: int | None = None, left_out_too: bool = False) -> int:
@@ -146,6 +149,21 @@ class Spool:
                 if row is not None:
                     yield problem_of(row[0])
             last = page[-1][:2]
+
+    def neighbours(self, problem: Problem, count: int) -> tuple[Problem, ...]:
+        """The `count` admitted problems that follow in the order of draws, and from its beginning behind the last; fewer where there are fewer.
+
+        In a shard they are those of the whole build, so that no number of shards changes who stands beside whom.
+        """
+        query = (
+            f"SELECT payload FROM problems WHERE (draw, problem_id) %s (?, ?) AND {self._whole or self._admitted} "  # noqa: S608
+            "ORDER BY draw, problem_id LIMIT ?"
+        )
+        place = (draw(problem.problem_id) - (1 << 63), problem.problem_id)
+        found = self._all(query % ">", (*place, count), db=self._problems)
+        if len(found) < count:
+            found += self._all(query % "<", (*place, count - len(found)), db=self._problems)
+        return tuple(problem_of(payload) for (payload,) in found)
 
     def source_rejections(self) -> Iterator[SourceRejection]:
         """Rows that became no problem, in source order."""

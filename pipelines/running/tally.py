@@ -4,12 +4,15 @@ import itertools
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tracemill.pipelines.plan import Plan
 from tracemill.pipelines.running.outcomes import Record
 from tracemill.schemas.rows import Problem, draw
 from tracemill.synth.engine import Meter
+
+if TYPE_CHECKING:
+    from tracemill.pipelines.judging.calibrate import Measured
 
 
 @dataclass
@@ -45,6 +48,8 @@ class Tally:
     """Problems that are open, and since when by the monotonic clock; the longest first."""
     shards: list[dict[str, Any]] = field(default_factory=list)
     """Of a run that is spread over workers: how far the shards are that run now."""
+    calibration: list["Measured"] | None = None
+    """How often the recipe's judges were right on their cases; None where that is not known, since nothing may be sampled."""
     waiting: int = 0
     """Problems that came as far as the loaded weights bring them, and wait for others."""
     started: float = field(default_factory=time.monotonic)

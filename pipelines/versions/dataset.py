@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +78,16 @@ class Dataset:
             if not file.resolve().is_relative_to(self.path.resolve()):
                 raise LawBroken(f"{self}: the manifest points out of the version, to {file}; it is not one of ours")
         return files
+
+
+@dataclass(frozen=True, slots=True)
+class Drafted(Dataset):
+    """A version in the making: its tables stand, its manifest is not written yet."""
+
+    facts: Mapping[str, Any]
+
+    def manifest(self) -> dict[str, Any]:
+        return dict(self.facts)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from tracemill.pipelines.versions.canonical import ContentHash
 from tracemill.pipelines.versions.dataset import Dataset, find_version, homes_of, latest_of, parse_ref, versions_of
 from tracemill.pipelines.versions.manifest import digest_of, listed_files, seal_of
 from tracemill.pipelines.versions.parquet import sha256_of
+from tracemill.pipelines.versions.reports import without_version
 from tracemill.schemas.errors import LawBroken, RecipeError
 from tracemill.schemas.recipe import NAME
 from tracemill.synth.journal.check import check
@@ -73,6 +74,8 @@ def fsck(root: Path, ref: str | None = None, *, deep: bool = False) -> Report:
         for version in versions_of(entry):
             _version(Dataset(entry.name, version, entry / version), report, hashes, deep=deep)
         _pointers(entry, report)
+    for page in without_version(root):
+        report.notes.append(f"{page}: the report of a version that is gone; `tracemill gc` removes it")
     _journal(root / ".journal", report)
     return report
 

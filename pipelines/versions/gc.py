@@ -1,6 +1,7 @@
 """`tracemill gc`: removes what nothing needs, and says what and why. Builds, exports and publishing may run meanwhile.
 
-    always          drafts of dead processes; staged tables of builds that do not run; what a killed merge left in the journal;
+    always          drafts of dead processes; staged tables of builds that do not run; what a killed merge left in the journal; reports
+                    of versions that are gone;
                     partial versions that a later complete one supersedes
     with --keep N   complete versions beyond the newest N of their name
 
@@ -21,9 +22,11 @@ from typing import Any
 
 from tracemill.pipelines.versions.dataset import Dataset, homes_of, latest_of, parse_ref, versions_of
 from tracemill.pipelines.versions.durable import locked, sync
+from tracemill.pipelines.versions.reports import place_of, without_version
 from tracemill.schemas.errors import RecipeError, TracemillError
 from tracemill.synth.journal.check import leftovers
 
+OF_NOTHING = "the report of a version that is gone"
 PROBE_SECONDS = 3600
 """A probe of whether a store can be written to lives for milliseconds."""
 
@@ -71,6 +74,10 @@ def gc(root: Path, *, keep: int | None = None, dry_run: bool = False) -> Report:
         bytes_ = weigh.frees(dataset.path)
         if dry_run or _retire(dataset, report.kept):
             report.removed.append(Garbage(str(dataset.path), why, bytes_))
+            page = place_of(root, dataset)
+            bytes_ = weigh.frees(page) if page.is_file() else 0
+            if page.is_file() and (dry_run or _remove(page)):
+                report.removed.append(Garbage(str(page), OF_NOTHING, bytes_))
     if (journal := root / ".journal").is_dir():
         report.removed += [Garbage(str(path), why, size) for path, why, size in leftovers(journal, remove=not dry_run)]
     return report
@@ -103,6 +110,7 @@ def _litter(root: Path) -> Iterator[tuple[Path, str]]:
     for staged in sorted((root / ".work").glob("*/staged")):
         if not in_use(staged.parent / "lock"):
             yield staged, "staged tables of a build that does not run; the next makes them anew"
+    yield from ((report, OF_NOTHING) for report in without_version(root))
     for probe in sorted(root.glob(".probe-*")):
         if time.time() - probe.lstat().st_mtime > PROBE_SECONDS:
             yield probe, "a probe of a process that is gone"

@@ -13,6 +13,7 @@ from tracemill.pipelines.cards.card import CardFacts, CardTable
 from tracemill.pipelines.cards.summaries import shown_summary
 from tracemill.pipelines.choosing.staging import Staged
 from tracemill.pipelines.curate import Decisions
+from tracemill.pipelines.judging.facts import judging_facts
 from tracemill.pipelines.plan import Plan, code_hash
 from tracemill.pipelines.reading.benchmarks import identity_of_benchmarks
 from tracemill.pipelines.reading.mixing import Taken
@@ -31,7 +32,7 @@ def identity_of(plan: Plan, source_hashes: Sequence[str]) -> dict[str, Any]:
     """The recipe without engines and paths, and the content of its sources: what counts for the version id."""
     recipe = plan.recipe.model_dump(
         mode="json",
-        exclude={"engines", "models", "embedder", "benchmarks", "source", "tolerate", "budget"},
+        exclude={"engines", "models", "embedder", "benchmarks", "source", "tolerate", "budget", "report"},
         exclude_none=True,
     )
     sources = [
@@ -44,6 +45,7 @@ def identity_of(plan: Plan, source_hashes: Sequence[str]) -> dict[str, Any]:
         "models": {name: _asked(role) for name, role in plan.roles.items()},
         **({"embedder": plan.embedder.identity} if plan.embedder else {}),
         **_benchmarks(plan),
+        **_calibrations(plan),
         "verify": {**plan.recipe.verify.model_dump(mode="json"), "use": _base(plan.recipe.verify.use)},
         "synth": _without_folders(_plugin(plan.method)),
         "score": [_plugin(plugin) for plugin in plan.scores],
@@ -59,6 +61,18 @@ def _benchmarks(plan: Plan) -> dict[str, Any]:
     return {"benchmarks": identity_of_benchmarks(plan.benchmarks, plan.recipe.benchmarks)}
 
 
+def _calibrations(plan: Plan) -> dict[str, Any]:
+    """Planted cases change no row, and a version says how its judge did on them: another set makes another version."""
+    if not plan.calibrations:
+        return {}
+    return {
+        "calibration": [
+            {"use": _base(cases.plugin.name), "sha256": cases.sha256, "least_accuracy": cases.least_accuracy}
+            for cases in plan.calibrations
+        ]
+    }
+
+
 def resolved_toml(recipe: Recipe) -> str:
     """The recipe with every default spelt out; paths are cut to their last part, for a version may be published."""
     return to_toml(portable(recipe))
@@ -66,7 +80,7 @@ def resolved_toml(recipe: Recipe) -> str:
 
 def portable(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain data, without the folders of the machine it ran on."""
-    table = recipe.model_dump(mode="json", exclude_none=True)
+    table = recipe.model_dump(mode="json", exclude={"report"}, exclude_none=True)
     for engine in table[
         "engines"
     ].values():  # defaults that mean nothing to its kind would be refused by whoever builds it
@@ -75,7 +89,7 @@ def portable(recipe: Recipe) -> dict[str, Any]:
     return dict(_without_folders(table))
 
 
-PLACES = {"path", "name", "tokenizer", "template", "script", "use", *FILES}
+PLACES = {"path", "calibration", "name", "tokenizer", "template", "script", "use", *FILES}
 """Keys that may hold a path; a text such as `system = "/no_think"` only looks like one."""
 
 
@@ -119,8 +133,9 @@ def made_from(
         determinism=determinism(plan, samples_new=tally.meter.samples_new, samples_of=_drawn(plan, staged)),
         code=code_hash(),
         plugins=plan.plugin_hashes,
-        inputs=plan.files,
+        inputs={**plan.files, **{cases.file: cases.sha256 for cases in plan.calibrations}},
     )
+    facts.update(judging_facts(plan, tally.calibration))
     if tally.meter.tokens_new > 0 and tally.seconds > 0:
         gpus = max(1, sum(int(role.facts().get("gpus", 1)) for role in plan.roles.values()))
         facts["rate"] = Rate(tokens=tally.meter.tokens_new, seconds=round(tally.seconds, 3), gpus=gpus)

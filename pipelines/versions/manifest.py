@@ -142,6 +142,8 @@ class MadeFrom(TypedDict, total=False):
     """What became of the samples of each role, whatever became of their problems."""
     tokens: Mapping[str, int]
     rate: Rate
+    forecast: Mapping[str, Any]
+    """What `tracemill preview` foresaw of this recipe, where it was asked: how many problems it `probed`, and `lines` of what, low, expected, high."""
     accuracy: Sequence[Mapping[str, Any]]
     """pass@k and maj@k by difficulty, a row each."""
     summary: Mapping[str, Any]
@@ -154,9 +156,13 @@ class MadeFrom(TypedDict, total=False):
     plugins: Mapping[str, str]
     """SHA-256 of the file of each plug-in that was used, by its name in the recipe."""
     inputs: Mapping[str, str]
-    """SHA-256 of each file and folder that the method read beside the sources, by its name."""
+    """SHA-256 of each file and folder that was read beside the sources, by its name."""
     benchmarks: Mapping[str, Mapping[str, Any]]
     """Revision, SHA-256 of the content, and rows of each benchmark that was looked for."""
+    judged: Sequence[Mapping[str, Any]]
+    """Plug-ins whose model's word decides about rows, by which steps, and whether that was measured; of a source's version, too."""
+    calibration: Sequence[Mapping[str, Any]]
+    """How often each judge was right on planted cases: counts, shares with intervals, and the cases it missed."""
     selected: Mapping[str, Mapping[str, object]]
     """How selectors chose, where they say so: it may differ between machines."""
     why_partial: str

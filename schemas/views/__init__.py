@@ -34,14 +34,16 @@ import polars as pl
 
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import FORMATS, suggest
+from tracemill.schemas.views.gist import gist_segments
 from tracemill.schemas.views.knowrl import knowrl
 from tracemill.schemas.views.llama_factory import alpaca, dataset_info, sharegpt
 from tracemill.schemas.views.mixchain import mixchain_long, mixchain_wide
+from tracemill.schemas.views.modes import mode_pairs
 from tracemill.schemas.views.openrlhf import openrlhf
 from tracemill.schemas.views.petri import medverse, petri_dag, petri_linear
 from tracemill.schemas.views.prm import hrm, omega_pairs, rest, step_pairs, trl_prm
 from tracemill.schemas.views.r2r import r2r
-from tracemill.schemas.views.tables import Tables, candidates, chosen, table
+from tracemill.schemas.views.tables import Tables, candidates, chosen, paired, table
 from tracemill.schemas.views.trl import trl_dpo, trl_grpo, trl_kto, trl_sft
 from tracemill.schemas.views.verl import verl
 from tracemill.schemas.views.zip_rc import zip_rc
@@ -53,7 +55,7 @@ _FUNCTIONS: tuple[Format, ...] = (
     *(mixchain_wide, mixchain_long, knowrl),
     *(hrm, trl_prm, step_pairs, rest, omega_pairs),
     *(medverse, petri_linear, petri_dag),
-    *(zip_rc, r2r),
+    *(zip_rc, r2r, mode_pairs, gist_segments),
 )
 
 
@@ -69,6 +71,8 @@ MADE_OF: Mapping[str, tuple[str, str]] = {
     "knowrl": ("hints", "kept_kp_index"),
     "zip-rc": ("reward_remaining_labels", "last_class"),
     "r2r": ("divergent_tokens", "slm_token"),
+    "gist-segments": ("gist_segments", "marker_ids"),
+    "mode-pairs": ("mode_advantage or hybrid_mode_mix", "modes"),
 }
 """Formats of what one method makes: the method, and the column of its traces or the table of its own that tells it."""
 
@@ -99,7 +103,8 @@ def bound(name: str, options: Mapping[str, Any]) -> View:
     elif name in ("trl-prm", "step-pairs", "rest", "omega-pairs"):
         answers = _of_nodes
     elif name in ("trl-dpo", "trl-kto"):
-        answers = partial(_right_or_wrong, options.get("role", "solver"))
+        made = name == "trl-dpo" and options.get("kind") is None
+        answers = partial(_right_or_wrong, options.get("role", "solver"), made)
     info = dataset_info if name in ("sharegpt", "alpaca") else None
     return View(partial(view_named(name), **options), answers, info)
 
@@ -113,7 +118,9 @@ def _of_nodes(tables: Tables) -> tuple[str, pl.LazyFrame]:
     return "nodes", table(tables, "nodes").filter(pl.col("height") > 0)
 
 
-def _right_or_wrong(role: str, tables: Tables) -> tuple[str, pl.LazyFrame]:
+def _right_or_wrong(role: str, made: bool, tables: Tables) -> tuple[str, pl.LazyFrame]:
+    if made and role == "solver" and paired(tables):
+        return _of_rows(tables)
     return "samples" if "samples" in tables else "rows and rejected", candidates(tables, role)[0]
 
 
@@ -121,5 +128,5 @@ __all__ = [
     *("MADE_OF", "Format", "Tables", "View", "bound", "view_named"),
     *("alpaca", "medverse", "mixchain_long", "mixchain_wide", "openrlhf", "petri_dag", "petri_linear", "sharegpt"),
     *("hrm", "knowrl", "omega_pairs", "rest", "step_pairs", "trl_prm"),
-    *("trl_dpo", "trl_grpo", "trl_kto", "trl_sft", "verl", "zip_rc"),
+    *("trl_dpo", "trl_grpo", "trl_kto", "trl_sft", "verl", "zip_rc", "mode_pairs", "gist_segments"),
 ]

@@ -17,6 +17,11 @@ _TRACE = pl.Struct(
     }
 )
 """What a pair needs of a trace that was turned down."""
+PAIRED: Mapping[str, tuple[str, pl.Expr]] = {
+    "optimised": ("original", pl.col("tag")),
+    "concise": ("original", pl.when("pair_ok").then(pl.lit("concise"))),
+}
+"""Columns of methods whose traces are pairs: the better text, the column of the other, and of what kind the pair is, null where it is none."""
 SEVERAL_PROMPTS = frozenset({"subset_accuracies"})
 """Tables that tell a version whose samples answer more prompts than one a problem: hints are shown in many subsets."""
 
@@ -57,10 +62,30 @@ def _to_one_prompt(tables: Tables, answers: pl.LazyFrame) -> pl.LazyFrame:
     return answers.join(pl.concat([chosen(tables).select("key"), turned_down]), on="key", how="semi")
 
 
+def paired(tables: Tables) -> str | None:
+    """The column of the better text, where the traces are pairs."""
+    if not {"traces", "rows"} & tables.keys():
+        return None
+    names = set(chosen(tables).collect_schema().names())
+    return next(
+        (name for name, (worse, kind) in PAIRED.items() if {name, worse, *kind.meta.root_names()} <= names), None
+    )
+
+
+def _whole(tables: Tables, answers: pl.LazyFrame) -> pl.LazyFrame:
+    """The answers that are whole replies: where traces are pairs, the better text was put together, and its sample is the end of it."""
+    if (better := paired(tables)) is None:
+        return answers
+    down = table(tables, "rejected").filter(pl.col("id").is_not_null())
+    rows = down.select(pl.col("row").str.json_decode(pl.Struct({"key": pl.String, better: pl.String}))).unnest("row")
+    made = pl.concat([chosen(tables).select("key", better), rows]).filter(pl.col(better).is_not_null())
+    return answers.join(made, on="key", how="anti")
+
+
 def candidates(tables: Tables, role: str) -> tuple[pl.LazyFrame, pl.LazyFrame]:
     """Every answer of a role that is right or wrong, narrow, and the text of each by key."""
     if "samples" in tables:
-        answers = _to_one_prompt(tables, tables["samples"].filter(pl.col("role") == role))
+        answers = _whole(tables, _to_one_prompt(tables, tables["samples"].filter(pl.col("role") == role)))
         answers = answers.select("key", "problem_id", "text", "n_tokens", "finish_reason", "verdict")
     else:  # nothing was sampled here: the given traces are the rows, and what stands in `rejected`
         down = table(tables, "rejected").filter(pl.col("id").is_not_null())

@@ -5,7 +5,17 @@ from typing import Annotated, Literal
 import polars as pl
 from pydantic import Field
 
-from tracemill.schemas.views.tables import Tables, answer, candidates, checkable, chosen, table, tools_of
+from tracemill.schemas.views.tables import (
+    PAIRED,
+    Tables,
+    answer,
+    candidates,
+    checkable,
+    chosen,
+    paired,
+    table,
+    tools_of,
+)
 
 PairKind = Literal["short_over_long", "correct_over_wrong"]
 
@@ -27,7 +37,7 @@ def trl_sft(tables: Tables, *, form: Literal["messages", "prompt-completion"] = 
 def trl_dpo(
     tables: Tables,
     *,
-    kind: PairKind | Literal["both"] = "both",
+    kind: PairKind | Literal["both"] | None = None,
     pairs: Annotated[int, Field(ge=1)] = 1,
     role: str = "solver",
 ) -> pl.LazyFrame:
@@ -35,9 +45,11 @@ def trl_dpo(
 
     `short_over_long` sets the shortest correct answer over the longest correct one, where their lengths differ;
     `correct_over_wrong` sets correct over wrong, the shortest against the shortest, so that length tells them apart as
-    little as may be. Up to `pairs` of each kind a problem: the next shortest against the next longest, and so on, no answer
+    little as may be. Where the method makes pairs itself, they are taken, of its own kinds, unless `kind` says which of these or `both`. Up to `pairs` of each kind a problem: the next shortest against the next longest, and so on, no answer
     on both sides. A truncated answer is never chosen, an undecided one never used; equal texts count once.
     """
+    if kind is None and role == "solver" and (better := paired(tables)):
+        return _made(tables, better, pairs)
     answers, texts = candidates(tables, role)
     answers = answers.filter(pl.col("n_tokens").is_not_null())
     right, wrong = answers.filter(pl.col("status") == "equal"), answers.filter(pl.col("status") == "different")
@@ -49,7 +61,7 @@ def trl_dpo(
     found = [
         short.join(rival, on=["problem_id", "number"]).with_columns(pl.lit(name).alias("kind"))
         for name, rival in rivals.items()
-        if kind in (name, "both")
+        if kind in (name, "both", None)
     ]
     longer = pl.col("rejected_tokens") > pl.col("chosen_tokens")
     problems = table(tables, "problems")
@@ -60,6 +72,22 @@ def trl_dpo(
         .join(problems.select("problem_id", "prompt", *tools), on="problem_id")
         .join(texts.select(chosen_key="key", chosen=answer("text")), on="chosen_key")
         .join(texts.select(rejected_key="key", rejected=answer("text")), on="rejected_key")
+        .sort("problem_id", "kind", "number")
+        .select("prompt", "chosen", "rejected", *tools, "kind", "problem_id")
+    )
+
+
+def _made(tables: Tables, better: str, pairs: int) -> pl.LazyFrame:
+    """The pairs that the method made of its traces, by their ids."""
+    worse, kind = PAIRED[better]
+    problems = table(tables, "problems")
+    tools = tools_of(problems)
+    number = pl.int_range(1, pl.len() + 1).over("problem_id", "kind", order_by="id")
+    rows = chosen(tables).with_columns(kind=kind).filter(pl.col("kind").is_not_null()).with_columns(number=number)
+    return (
+        rows.filter(pl.col("number") <= pairs)
+        .select("problem_id", "kind", "number", chosen=answer(pl.col(better)), rejected=answer(pl.col(worse)))
+        .join(problems.select("problem_id", "prompt", *tools), on="problem_id")
         .sort("problem_id", "kind", "number")
         .select("prompt", "chosen", "rejected", *tools, "kind", "problem_id")
     )
