@@ -233,6 +233,7 @@ def test_everything_that_ships_is_taken_with_its_defaults_or_names_the_option_it
         "where": "sql: Field required",
         "reflection": "needs at_least, at_most or both",
         "baseline": "kind: Field required",
+        "balance": "by: Field required",
         "budget": "tokens: Field required",
         "cisc": "confidence: Field required",
         "distinct": "by: Field required",
