@@ -30,6 +30,7 @@ from tracemill.schemas.recipe import (
     Judging,
     ModelTable,
     Recipe,
+    ReportTable,
     Source,
     Step,
     VerifyTable,
@@ -331,6 +332,7 @@ PAGES: Mapping[str, type[BaseModel]] = {
     "## [verify]": VerifyTable,
     "## [synth] and [[score]] that judge": Judging,
     "## [budget]": Budget,
+    "## [report]": ReportTable,
 }
 
 

@@ -168,13 +168,25 @@ Chart = Bars | Points | Shares | Boxes | Cloud
 
 def alike(a: Chart, b: Chart) -> tuple[Chart, Chart]:
     """Two charts of one kind on one scale, so that they can be compared by eye."""
-    if isinstance(a, Bars | Boxes) and isinstance(b, Bars | Boxes):
+    if isinstance(a, Bars) and isinstance(b, Bars):
+        top, long = max(a.most, b.most), a if len(a.labels) > len(b.labels) else b
+        return _longer(replace(a, top=top), long), _longer(replace(b, top=top), long)
+    if isinstance(a, Boxes) and isinstance(b, Boxes):
         top = max(a.most, b.most)
         return replace(a, top=top), replace(b, top=top)
     if isinstance(a, Points) and isinstance(b, Points):
         left, right = min(a.ends[0], b.ends[0]), max(a.ends[1], b.ends[1])
         return replace(a, left=left, right=right), replace(b, left=left, right=right)
     return a, b
+
+
+def _longer(chart: Bars, other: Bars) -> Bars:
+    """A histogram with as many bars as another of the same width has; other bars as they are."""
+    if not chart.edges or other.edges[: len(chart.edges)] != chart.edges:
+        return chart
+    more = (0,) * (len(other.labels) - len(chart.labels))
+    series = tuple((name, values + more) for name, values in chart.series)
+    return replace(chart, labels=other.labels, edges=other.edges, series=series)
 
 
 def best(points: Sequence[Point]) -> tuple[Point, ...]:

@@ -202,27 +202,22 @@ def _drops(frame: pl.LazyFrame, examples: int, name: Any, told: _Told | None = N
         .sort(pl.col("count"), "stage", "reason", descending=[True, False, False])
         .collect(engine="streaming")
     )
-    drops = []
-    for (stage,), group in counted.partition_by("stage", as_dict=True, maintain_order=True).items():
-        shown = group.head(MOST_REASONS)
-        lines = _lines(
-            told or _Told(frame.filter(pl.col("stage") == stage), "id"), shown["ids"].explode().drop_nulls().to_list()
-        )
-        reasons = tuple(
-            Reason(str(reason), count, tuple(lines.get(one, Example(one)) for one in sorted(ids)))
-            for _, reason, count, ids in shown.iter_rows()
-        )
-        total = int(group["count"].sum())
-        drops.append(
-            Drop(
-                (name and name(str(stage))) or str(stage),
-                total,
-                reasons,
-                group.height - shown.height,
-                total - sum(reason.count for reason in reasons),
-            )
-        )
-    return drops
+    stages = counted.partition_by("stage", as_dict=True, maintain_order=True)
+    shown = {stage: group.head(MOST_REASONS) for (stage,), group in stages.items()}
+    ids = [one for group in shown.values() for some in group["ids"].to_list() for one in some]
+    lines = _lines(told or _Told(frame, "id"), ids)
+    return [
+        _drop((name and name(str(stage))) or str(stage), stages[stage,], group, lines) for stage, group in shown.items()
+    ]
+
+
+def _drop(stage: str, all_: pl.DataFrame, shown: pl.DataFrame, lines: Mapping[str, Example]) -> Drop:
+    reasons = tuple(
+        Reason(str(reason), count, tuple(lines.get(one, Example(one)) for one in sorted(ids)))
+        for _, reason, count, ids in shown.iter_rows()
+    )
+    total = int(all_["count"].sum())
+    return Drop(stage, total, reasons, all_.height - shown.height, total - sum(reason.count for reason in reasons))
 
 
 def _lines(told: _Told, ids: Sequence[str]) -> dict[str, Example]:

@@ -1,5 +1,6 @@
 """From the facts of a version to the sections of its page; a section for which there is nothing is not there."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -349,13 +350,10 @@ def _rounded(value: float | None) -> str:
 
 
 def _verdict(line: Mapping[str, Any], value: float | None) -> str:
-    if value is None:
+    """Whether it came as it was foreseen; ends are rounded outwards."""
+    if value is None or line["low"] is None or line["high"] is None:
         return ""
-    return "below" if value < math_floor(line["low"]) else "above" if value > -math_floor(-line["high"]) else "within"
-
-
-def math_floor(value: float) -> int:
-    return int(value // 1)
+    return "below" if value < math.floor(line["low"]) else "above" if value > math.ceil(line["high"]) else "within"
 
 
 def _origin(facts: Facts) -> Iterator[Block]:

@@ -8,9 +8,7 @@ from typing import Literal
 
 from tracemill.schemas.plugins import Engine
 from tracemill.schemas.request import Sampling
-from tracemill.schemas.rows import Problem
 from tracemill.synth.pattern_prune_pairs.exits import Ends
-from tracemill.synth.prompts import worded
 
 JUDGE = (
     "Problem:\n{question}\n\nA chain of thought on it:\n{solution}\n\nOne of its segments:\n{segment}\n\nDoes this segment bring in, or "
@@ -20,7 +18,7 @@ JUDGE = (
 """The paper's wording was not at hand: our default."""
 
 CASE = ("question", "solution", "segment")
-"""What a planted case for the judge says."""
+"""What a planted case for the auxiliary model says."""
 _WORD = re.compile(r"\b(keep|drop)\s*:", re.IGNORECASE)
 _BARE = re.compile(r"\W*(keep|drop)\W*", re.IGNORECASE)
 
@@ -37,9 +35,9 @@ class Pruned:
     said: tuple[str, ...]
 
 
-async def ask(engine: Engine, judge: str, problem: Problem, thought: str, segment: str, salt: str) -> str:
+async def ask(engine: Engine, judge: str, question: str, thought: str, segment: str, salt: str) -> str:
     """The auxiliary model's reply on one segment of a thought."""
-    texts = {"question": worded(problem), "solution": thought.strip(), "segment": segment.strip()}
+    texts = {"question": question, "solution": thought.strip(), "segment": segment.strip()}
     asked = re.sub(r"\{(question|solution|segment)\}", lambda place: texts[place[1]], judge)
     [reply] = await engine.sample(
         asked, role="judge", scope="pattern_prune_pairs", salt=salt, sampling=Sampling(temperature=0.0)
@@ -48,9 +46,9 @@ async def ask(engine: Engine, judge: str, problem: Problem, thought: str, segmen
 
 
 async def calibrate(case: Mapping[str, str], engine: Engine, *, judge: str) -> bool | None:
-    """Whether the judge keeps a segment: a good case is one that is needed. None where its reply says neither."""
-    problem = Problem(problem_id="", question=case["question"])
-    word = decision(await ask(engine, judge, problem, case["solution"], case["segment"], "case"))
+    """Whether the auxiliary model keeps a segment: a good case is needed, a bad one is not. None where its word cannot be read."""
+    reply = await ask(engine, judge, case["question"], case["solution"], case["segment"], "planted")
+    word = decision(reply)
     return None if word is None else word == "keep"
 
 

@@ -2,7 +2,7 @@ r"""Planted cases, good and bad ones, for judges of small word problems: what `c
 
     solutions    {"id", "question", "solution", "gold", "expected"}: bad ones have a false equation, or end in another number than they give
     differences  {"id", "context", "first", "second", "expected"}: two ways to go on; good: only words differ; bad: a number, a sign or what is meant
-    segments     {"id", "question", "solution", "segment", "expected"}: a thought and one of its paragraphs; good: the answer rests on it
+    segments     {"id", "question", "solution", "segment", "expected"}: a paragraph of a thought; good ones are needed, bad ones check or say nothing new
 
     python -m tracemill.synth.tiny.planted --kind solutions --out data/calibration/solutions.jsonl
     python -m tracemill.synth.tiny.planted --kind differences --out data/calibration/differences.jsonl
@@ -18,15 +18,15 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from tracemill.synth.tiny.aloud import joined, thought
+from tracemill.synth.tiny.aloud import Paragraph, joined, thought
 from tracemill.synth.tiny.held_out import measured
+from tracemill.synth.tiny.judging import VERDICTS
 from tracemill.synth.tiny.problems import LARGEST, LETTERS, LEVELS, Dice, Equation, WordProblem
 from tracemill.synth.tiny.texts import boxed, chain, meaning, written
 
 CASES = 80
 """Of each set, half of them good."""
 GOOD, BAD = "good", "bad"
-NEEDED = ("gives", "rights")
 OFF_BY = (-10, -2, -1, 1, 2, 10)
 WAYS = ("{}.", "So {}.", "Now {}.", "Check: {}.", "Once more: {}.", "That gives {}.")
 
@@ -74,14 +74,12 @@ def differences() -> Iterator[dict[str, str]]:
 
 
 def segments() -> Iterator[dict[str, str]]:
-    """A thought, and a paragraph of it that gives a quantity or puts one right, or one that does neither."""
+    """A paragraph of a thought that the small models write aloud: one that gives a number or puts it right, or one that does neither."""
     for number, problem in enumerate(measured(CASES // LEVELS)):
         dice, good = Dice(f"planted-1/segments/{number}"), number // LEVELS % 2 == 0
-        while True:
-            paragraphs = thought(dice, problem)
-            fit = [paragraph for paragraph in paragraphs if (paragraph.kind in NEEDED) == good]
-            if fit:
-                break
+        paragraphs: list[Paragraph] = []
+        while not (fit := [one for one in paragraphs if VERDICTS[one.kind].startswith("keep") == good]):
+            paragraphs = thought(dice, problem, slips=15)
         yield {
             "id": f"segment-{number:03d}",
             "question": problem.question,
