@@ -6,7 +6,7 @@ r"""CodePlan's training rows: prompt, a plan in the form of code, response.
         return B                   -1.20 without, -1.05 with it, -1.22 with another's: 0.15 and -0.02, kept
 
 Wen et al. 2024 (arXiv:2409.12452): plans as pseudocode, mined from prompts and responses that there are. The paper states neither prompt
-nor filters; those here are options with our defaults. Half of this file says what options and columns mean.
+nor filters; those here are options with our defaults. It is longer than most methods: half of it says what options and columns mean.
 """
 
 import math
@@ -230,23 +230,24 @@ def _given(problem: Problem) -> str:
 
 def summary(traces: pl.LazyFrame) -> Summary:
     """What plans gain, the own ones and those of other problems, and how long they are."""
-    rows = []
-    for straight in (False, True):
-        own, another = pl.col("delta_logp"), pl.col("delta_shuffled")
-        share = pl.col("plan_tok") / pl.col("resp_tok")
-        found = traces.filter(pl.col("straight") == straight).select(
-            rows=pl.len(), compared=another.count(), **{
-                name: value for key, column in (("own", own), ("another", another), ("share", share))
-                for name, value in ((key, column.sum()), (f"{key}2", (column * column).sum()))
-            },
-        ).collect().row(0, named=True)  # fmt: skip
-        if found["rows"]:
-            other = Mean(found["another"], found["another2"], found["compared"]) if found["compared"] else None
-            rows.append({
-                "plans": "straight" if straight else "with branches or loops",
-                "rows": found["rows"],
-                "gain, nats a token": Mean(found["own"], found["own2"], found["rows"]),
-                "with another's plan": other,
-                "length, of the response": Mean(found["share"], found["share2"], found["rows"], least=0),
-            })  # fmt: skip
+    measures = {
+        "own": 1000 * pl.col("delta_logp"), "another": 1000 * pl.col("delta_shuffled"),
+        "length": 100 * pl.col("plan_tok") / pl.col("resp_tok"),
+    }  # fmt: skip
+    stats = traces.group_by("straight").agg(
+        pl.len().alias("rows"),
+        pl.col("delta_shuffled").count().alias("compared"),
+        *(value.sum().alias(name) for name, value in measures.items()),
+        *((value * value).sum().alias(f"{name}2") for name, value in measures.items()),
+    )
+    rows = [
+        {
+            "plans": "straight" if row["straight"] else "with branches or loops",
+            "rows": row["rows"],
+            "gain, nats in 1,000 tokens": Mean(row["own"], row["own2"], row["rows"]),
+            "with another's": Mean(row["another"], row["another2"], row["compared"]) if row["compared"] else None,
+            "tokens, % of the response": Mean(row["length"], row["length2"], row["rows"], least=0),
+        }
+        for row in stats.sort("straight").collect().to_dicts()
+    ]
     return Summary(title="Plans in code", rows=rows)

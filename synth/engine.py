@@ -241,7 +241,8 @@ class ProblemEngine:
                 completion = await self._complete(asked, request)
             if request.key not in self._asked:
                 self._asked.add(request.key)
-                self.drawn.append(_drawn(asked, request, completion))
+                # one token is all that was asked for: nothing was cut off
+                self.drawn.append(replace(_drawn(asked, request, completion), truncated=False, unclosed=False))
         return judgement(completion, answers, asked.renderer.text_of if asked.renderer else None)
 
     async def reward(

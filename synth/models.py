@@ -85,6 +85,7 @@ def open_role(
         defaults=_drawing(model, renderer),
         send=send,
         tokenizer=renderer.name if renderer else model.name if engine.kind == "openai" else "words",
+        only_ids=engine.kind == "openai" and send == "tokens",
         system=model.system,
         template_kwargs=model.chat_template_kwargs,
         think=model.think or THINK,

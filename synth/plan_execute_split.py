@@ -4,7 +4,8 @@
         <EXPLORATION> 1. Set up the equation ... </EXPLORATION> <EXECUTION> 1. Set up the equation: 3 * 8 = 24 ... </EXECUTION>
 
 Yang et al. 2025 (arXiv:2509.23946) and the released code. A plan that is only read off a solution teaches nobody to follow plans, so the
-execution is written anew, from the plan. What the paper does not state is an option here, with our default.
+execution is written anew, from the plan. What the paper does not state is an option here, with our default. It is longer than most
+methods: half of it says what options, columns and prompts mean.
 """
 
 import re

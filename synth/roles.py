@@ -28,6 +28,8 @@ class Role:
     """What the backend is sent: tokens, text, or chat (messages)."""
     tokenizer: str
     """Whose tokens are counted."""
+    only_ids: bool = False
+    """Whether the backend goes on from a forced beginning only where it is token ids, as the prompt is: a server has no say in the join."""
     system: str | None = None
     template_kwargs: Mapping[str, Any] | None = None
     think: tuple[str, str] = THINK
@@ -87,7 +89,9 @@ class Role:
         return Request(
             model=self.model,
             prompt=prompt.prompt if isinstance(prompt, Rendered) else self._rendered(self.conversation(prompt), tools),
-            prefix=prefix,
+            prefix=self.renderer.encode(prefix)
+            if self.only_ids and self.renderer and isinstance(prefix, str)
+            else prefix,
             sampling=sampling.over(self.defaults),
             tools=_canonical(tools) if server and tools else None,
             template_kwargs=_canonical(self.template_kwargs) if server and self.template_kwargs else None,

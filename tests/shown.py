@@ -44,7 +44,8 @@ def rows(count: int = 230) -> list[dict[str, Any]]:
             _row(f"p{n:04}/solve-0000", f"What is {n} + {n % 7}?", said, n_tokens=n * 3 % 101, correct=n % 3 > 0)
         )
         found[-1]["difficulty"] = None if n % 5 == 0 else str(n % 5)
-    found[11]["steps"] = row_of(LYNCH)["steps"]
+    for row in found[11:12]:
+        row["steps"] = row_of(LYNCH)["steps"]
     bad = [_row(name, text, text, n_tokens=1, correct=False) for name, text in zip(NAMES, HOSTILE, strict=True)]
     return sorted([*found, *bad], key=lambda row: str(row["id"]))
 

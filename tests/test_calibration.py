@@ -526,7 +526,7 @@ def test_what_cannot_be_measured_is_refused_before_the_first_token(
     refused('cases of a method expect "good" or "bad"', lambda: judged(None, synth=own))
 
 
-@pytest.mark.parametrize("kind", ["solutions", "differences"])
+@pytest.mark.parametrize("kind", ["solutions", "differences", "segments"])
 def test_the_shipped_sets_are_what_their_script_makes(kind: str):
     assert (ROOT / f"data/calibration/{kind}.jsonl").read_text(encoding="utf-8") == lines(kind)
 

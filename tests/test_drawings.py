@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
@@ -74,6 +74,7 @@ def node(n: int, parent: str | None, correct: int = 0, **more: Any) -> dict[str,
     return {**row, **counts, "low": correct / 5, "high": (correct + 1) / 5, **more}
 
 
+@settings(deadline=None)
 @given(trees())
 def test_every_node_has_a_line_of_its_own_below_its_parent_and_hangs_from_it(rows: list[dict[str, Any]]) -> None:
     image = parsed(tree_svg(rows))
@@ -92,6 +93,7 @@ def test_every_node_has_a_line_of_its_own_below_its_parent_and_hangs_from_it(row
         assert x < end
 
 
+@settings(deadline=None)
 @given(trees(), st.integers(1, 12))
 def test_of_a_large_tree_the_nodes_nearest_the_question_are_drawn_and_the_others_counted(
     rows: list[dict[str, Any]], most: int
@@ -170,6 +172,7 @@ def test_rows_of_another_table_are_refused_in_words() -> None:
 # ---- nets
 
 
+@settings(deadline=None)
 @given(dags(), st.lists(st.integers(1, 9), min_size=7, max_size=7))
 def test_every_place_and_transition_is_drawn_and_arcs_meet_their_ends(
     deps: dict[int, list[int]], tokens: list[int]
@@ -194,6 +197,7 @@ def test_every_place_and_transition_is_drawn_and_arcs_meet_their_ends(
         assert x < end
 
 
+@settings(deadline=None)
 @given(dags())
 def test_frontiers_are_columns_in_which_no_two_nodes_touch(deps: dict[int, list[int]]) -> None:
     row = row_of_deps(deps)
@@ -291,6 +295,7 @@ def counted(columns: list[list[str]], links: list[tuple[str, str]]) -> int:
     )
 
 
+@settings(deadline=None)
 @given(layered())
 def test_ordering_keeps_every_node_in_its_column_and_never_adds_a_crossing(
     drawn: tuple[list[list[str]], list[tuple[str, str]]],
@@ -305,6 +310,7 @@ def test_ordering_keeps_every_node_in_its_column_and_never_adds_a_crossing(
     assert crossings(found, after) == counted(found, links)
 
 
+@settings(deadline=None)
 @given(layered(), st.integers(1, 40))
 def test_heights_keep_the_order_and_the_distances(
     drawn: tuple[list[list[str]], list[tuple[str, str]]], room: int

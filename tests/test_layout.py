@@ -39,6 +39,8 @@ HEAVY = {
         "sklearn",
         "matplotlib",
     ),
+    *("detect_secrets", "phonenumbers", "py3langid", "rensa", "rustworkx", "sentence_transformers", "sklearn"),
+    "uvicorn",
 }
 MACHINERY = {
     "synth": {

@@ -16,7 +16,7 @@ from tracemill.pipelines.build import Built, build
 from tracemill.pipelines.export import export
 from tracemill.pipelines.store import Store
 from tracemill.schemas.errors import RecipeError
-from tracemill.schemas.recipe import Recipe, parse_recipe
+from tracemill.schemas.recipe import Recipe, load_recipe, parse_recipe
 from tracemill.schemas.request import Completion, Request
 from tracemill.schemas.rows import Problem, Verdict, draw
 from tracemill.selectors.balance import balance
@@ -535,3 +535,34 @@ def test_a_balance_of_nothing_or_over_nothing_is_refused_or_empty():
     with pytest.raises(RecipeError, match="no column 'mod'; did you mean 'mode'"):
         balance(frame, by=("mod",))
     assert balance(frame.head(0), by=("mode",)).rows.collect().height == 0
+
+
+# ---- all four on the small model
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+@pytest.mark.timeout(2400)
+def test_the_recipes_of_modes_and_memory_build_on_the_small_model(tmp_path: Path):
+    pytest.importorskip("vllm", reason="needs the CPU build of vLLM")
+    root = Path(__file__).parents[1]
+    if not (root / "data/models/tiny-generalist/model.safetensors").exists():
+        pytest.skip("data/models/tiny-generalist has no weights yet")
+    store = Store(tmp_path / "store")
+    made = {
+        name: build(load_recipe(root / f"data/recipes/{name}.toml", ["source.0.limit=8"]), store)
+        for name in ("mode-advantage", "gist-segments", "memory-actions", "hybrid-mode-mix")
+    }
+    both = rows(made["mode-advantage"])
+    assert set(both["mode"]) == {"think", "nothink"}
+    assert both.filter(mode="think")["n_tok"].mean() > 3 * both.filter(mode="nothink")["n_tok"].mean()  # type: ignore[operator]
+    assert made["gist-segments"].tally.meter.samples_new == 0, "its traces are the thinking rollouts"
+    gist = rows(made["gist-segments"])
+    assert gist.height > 8
+    assert (gist["peak_tokens"] < gist["vanilla_peak"]).all()
+    moves = rows(made["memory-actions"])
+    assert {"commit", "answer"} <= set(moves["action"])
+    assert moves["correct"].all()
+    mix = rows(made["hybrid-mode-mix"])
+    assert set(mix["mode"]) == {"think", "no_think"}
+    assert set(mix["split"]) == {"train"}

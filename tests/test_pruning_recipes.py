@@ -21,7 +21,7 @@ from tracemill.pipelines.store import Store
 from tracemill.schemas.cues import CUES, TURNS
 from tracemill.schemas.entropy import uncertainties, uncertainty
 from tracemill.schemas.errors import ProblemFailed, RecipeError
-from tracemill.schemas.recipe import Recipe, Step
+from tracemill.schemas.recipe import Recipe, Step, load_recipe
 from tracemill.schemas.request import Completion, Message, Rendered, Request, TokenScores
 from tracemill.schemas.steps import inside_block, segment, split_steps, starts_with
 from tracemill.synth.closing import Closed, behind, cut, ids_of, spelled, text_of, trimmed
@@ -32,6 +32,7 @@ from tracemill.synth.pattern_prune_pairs.exits import first_exit
 from tracemill.synth.pattern_prune_pairs.needed import decision
 
 Make = Callable[..., Recipe]
+ROOT = Path(__file__).parents[1]
 JUDGE = {"models": {"judge": {"name": "judge", "max_tokens": 64}}, "filters": [], "select": []}
 
 
@@ -565,3 +566,68 @@ def test_the_model_that_opens_its_own_thought_keeps_the_tag_and_code_is_no_refle
 def test_options_that_cannot_keep_a_thought_short_are_named(options: dict[str, Any], message: str):
     with pytest.raises(RecipeError, match=message):
         find("synth", Step.model_validate({"use": "confidence_concise", **options}))
+
+
+# ---- on engines with tokens
+
+CLOSING = """
+from tracemill.schemas.request import Message, Sampling
+from tracemill.schemas.rows import Outcome, Trace
+from tracemill.synth.closing import close, cut, ids_of, spelled, spelling, verdict
+
+COLUMNS = {"own": bool, "kept": bool, "all_known": bool, "status": str, "by_ids": bool}
+
+
+async def closing(problem, engine):
+    asked = (Message(role="user", content=f"## Question\\n{problem.question}\\n## Task\\nThink carefully."),)
+    [reply] = await engine.sample(asked, sampling=Sampling(max_tokens=20))
+    written = spelled(engine, reply)
+    half = cut(written, 0, len(reply.text) // 2)
+    [closed] = await close(engine, asked, half, n=1, scope="closing", salt="half", sampling=Sampling(max_tokens=4), lead="7")
+    ids = ids_of(engine, half)
+    own = [i for _, some in half for i in some]
+    columns = {
+        "own": list(ids[: len(own)]) == own == list(reply.token_ids[: len(own)]),
+        "kept": len(own) >= len(half) - 1,
+        "all_known": all(some for _, some in written),
+        "by_ids": isinstance(spelling(engine, asked, half), tuple),
+        "status": (await verdict(engine, closed, "7")).status,
+    }
+    return Outcome(traces=[Trace.of(problem, closed.whole, name="closed", prompt=asked, model=engine.model_name(), **columns)])
+"""
+
+
+@pytest.mark.timeout(180)
+def test_a_thought_that_the_template_opened_is_closed_with_the_ids_that_were_drawn(recipe: Make, store: Store, tmp_path: Path):  # fmt: skip
+    pytest.importorskip("transformers", reason="needs the extra: pip install 'tracemill[hf]'")
+    (tmp_path / "closing.py").write_text(CLOSING)
+    model = {"name": "tiny-reasoner", "max_tokens": 60, "chat_template_kwargs": {"enable_thinking": True}}
+    made = build(recipe(model=model, engine={"kind": "hf"}, synth={"use": str(tmp_path / "closing.py") + ":closing"}, filters=[], select=[]), store)  # fmt: skip
+    assert len(rows(made)) == 20
+    for row in rows(made):
+        assert [row[name] for name in ("own", "kept", "all_known", "by_ids")] == [True] * 4
+        assert row["content"].startswith("7")
+        assert f"{row['reasoning']}\n</think>\n\n7" in row["messages"][-1]["content"]
+    assert made.dataset.manifest()["roles"][0]["unclosed"] == 20, (
+        "the beginnings themselves, and none of the closed ones"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+@pytest.mark.timeout(1500)
+def test_the_recipes_that_ship_make_pairs_of_the_small_model(tmp_path: Path):
+    pytest.importorskip("vllm", reason="needs vLLM: make demo installs its CPU build")
+    for name, column in (("pattern-prune-pairs", "optimised"), ("confidence-concise", "concise")):
+        made = build(load_recipe(ROOT / f"data/recipes/{name}.toml", ["source.0.limit=8"]), Store(tmp_path / "store"))
+        assert rows(made)
+        for row in rows(made):
+            assert row["correct"]
+            assert row["messages"][-1]["content"] == row[column]
+            assert row["content"] == f"The answer is \\boxed{{{row['answer']}}}."
+            for one in row.get("injections", ()):
+                assert row["concise"][one["char_pos"] :].startswith(f"{one['phrase']}\n\n")
+        view = pl.read_parquet(f"{export(made.dataset.path, 'trl-dpo', tmp_path / name)}/*.parquet")
+        assert view.height > 0
+        samples = made.dataset.scan("samples").collect()
+        assert samples["token_ids"].null_count() == 0

@@ -196,6 +196,7 @@ def test_every_method_can_be_looked_at_and_replayed(method: str, store: Store, t
     if method in (
         "offline_opd",
         "divergent_tokens",
+        "code_plan",
     ):  # scores and judgements are answered, too, and one may be asked for again
         assert again["requests"]["answered"] > built.tally.meter.samples_new
     else:

@@ -123,6 +123,25 @@ async def test_scores_of_a_completion_are_its_log_probs(engine: Vllm) -> None:
     assert len(bare.logprobs) == 2, "digits are tokens of their own"
 
 
+@pytest.mark.parametrize("wanted", [0, 3])
+async def test_flat_log_probs_say_what_those_of_an_object_a_token_say(wanted: int) -> None:
+    from vllm.logprobs import append_logprobs_for_next_position, create_prompt_logprobs
+
+    from tracemill.synth.backends.vllm.engine import _split, _split_flat
+
+    ids, flat, plain = [7, 30, 12, 12, 5], create_prompt_logprobs(True), create_prompt_logprobs(False)
+    for token in ids[1:]:
+        likeliest = [token, 40, 41] if token == 12 else [42, 40, 41]
+        own = -0.5 if token == 12 else -3.5
+        tokens, logprobs = [token, *likeliest[:wanted]], [own, -0.5, -1.5, -2.5][: wanted + 1]
+        for positions in (flat, plain):
+            append_logprobs_for_next_position(
+                positions, tokens, logprobs, [None] * (wanted + 1), 1 if own == -0.5 else 9, wanted
+            )
+    for start in (1, 3):
+        assert _split_flat(ids[start:], flat[start:], wanted) == _split(ids[start:], plain[start:], wanted)
+
+
 async def test_a_stop_string_ends_the_text_with_or_without_it(engine: Vllm) -> None:
     without = await engine.complete(request(sampling={"stop": ("8 + 4",), "temperature": 0.0}))
     within = await engine.complete(request(sampling={"stop": ("8 + 4",), "include_stop": True, "temperature": 0.0}))

@@ -7,7 +7,7 @@ Either way the key proves the request, so nothing that was asked differently is 
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -40,7 +40,13 @@ def requests_kept(journal: Journal, keys: Iterable[str]) -> Iterator[tuple[str, 
 
 
 def requests_made(
-    plan: Plan, problems: Sequence[Problem], journal: LookedAt, recorded: Mapping[str, Completion], wanted: set[str]
+    plan: Plan,
+    problems: Sequence[Problem],
+    journal: LookedAt,
+    recorded: Mapping[str, Completion],
+    wanted: set[str],
+    *,
+    neighbours: Callable[[Problem], tuple[Problem, ...]],
 ) -> dict[str, Request]:
     """The wanted requests that the method makes for these problems, on the answers in the journal and the recorded ones."""
     answers = _Recorded(journal, recorded)
@@ -48,7 +54,7 @@ def requests_made(
 
     async def run() -> None:
         with Journal() as empty:
-            shop = Workshop(roles, empty, plan.verifier)
+            shop = Workshop(roles, empty, plan.verifier, neighbours=neighbours)
             for problem in problems:
                 try:
                     await plan.method.call(problem, shop.engine(problem))

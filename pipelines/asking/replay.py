@@ -14,6 +14,7 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -165,7 +166,11 @@ def _made(
     theirs = sorted({r.problem_id for r in unknown if r.problem_id in problems})
     frame = columns_of(dataset, "samples", _SAMPLE).filter(pl.col("problem_id").is_in(theirs))
     answers = {r.key: r.completion for r in map(_recorded, frame.collect(engine="streaming").to_dicts())}
-    return requests_made(plan, [problems[name] for name in theirs], journal, answers, {r.key for r in unknown})
+    spool = store.work_folder(dataset.name) / "spool.sqlite"
+    with Looking(spool, spool) as looking:
+        beside = partial(looking.neighbours, count=plan.neighbours)
+        asked, wanted = [problems[name] for name in theirs], {r.key for r in unknown}
+        return requests_made(plan, asked, journal, answers, wanted, neighbours=beside)
 
 
 def _nothing(dataset: Dataset, sampled: int) -> str:

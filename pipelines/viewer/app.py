@@ -38,9 +38,11 @@ def make_app(viewer: Viewer, *, token: str, port: int) -> Guard:
 
     quick, slow = CapacityLimiter(PAGES), CapacityLimiter(SEARCHES)
 
-    def route(path: str, page: Page, threads: CapacityLimiter = quick, media: str = "text/html") -> Route:
+    def route(path: str, page: Page, media: str = "text/html") -> Route:
         async def answer(request: Request) -> Response:
-            return await _answered(viewer, page, request, threads, media)
+            asked = request.query_params
+            whole = path == "/life" or any(asked.getlist("f")) or bool(asked.get("q"))  # it goes through whole tables
+            return await _answered(viewer, page, request, slow if whole else quick, media)
 
         return Route(path, answer, methods=["GET"])
 
@@ -50,11 +52,11 @@ def make_app(viewer: Viewer, *, token: str, port: int) -> Guard:
 
     routes = [
         route("/", overview),
-        route("/table", table_page, slow),
+        route("/table", table_page),
         route("/row", row_page),
         route("/text", whole_text, media="text/plain"),
         route("/tree", tree_page),
-        route("/life", life_page, slow),
+        route("/life", life_page),
         route("/file", _file, media="text/plain"),
         Route("/report", partial(_report, viewer)),
         Route("/style.css", partial(_own, CSS + (HOME / "style.css").read_text(encoding="utf-8"), "text/css")),

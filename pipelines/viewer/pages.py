@@ -21,6 +21,7 @@ from tracemill.pipelines.viewer import text
 from tracemill.pipelines.viewer.paging import Table
 from tracemill.pipelines.viewer.search import OPERATORS, Search, kind_of
 from tracemill.schemas.errors import RecipeError
+from tracemill.schemas.printable import printable
 from tracemill.schemas.recipe import suggest
 
 HOME = Path(__file__).parent
@@ -113,6 +114,7 @@ class Viewer:
             lstrip_blocks=True,
         )
         found.filters["visible"] = text.visible
+        found.filters["plain"] = lambda value: printable(text.short(value))
         found.filters["data"] = lambda value: text.visible(text.as_json(value, indent=2)[: text.WHOLE])
         found.filters["short"] = text.short
         found.filters["n"] = lambda number: f"{number:,}"

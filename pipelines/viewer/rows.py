@@ -68,22 +68,21 @@ def row_page(viewer: Viewer, asked: Query, stop: Event) -> str:
     table, number, row = _asked_row(viewer, asked)
     by = KEYS.get(table.name)
     blocks = list(_blocks(table.name, number, row))
-    facts = [(name, value) for name, value in row.items() if name not in {block.name for block in blocks}]
+    facts = {name: value for name, value in row.items() if name not in {block.name for block in blocks}}
     problem = row.get("problem_id")
     return viewer.render(
         "row.html.j2",
         table=table,
         number=number,
         name=row.get(by) if by else row.get("id"),
-        facts=[
-            (name, value if value is None or isinstance(value, str) else text.as_json(value)) for name, value in facts
-        ],
+        facts=[(n, v if isinstance(v, str) else text.as_json(v)) for n, v in facts.items() if v is not None],
+        empty=[name for name, value in facts.items() if value is None],
         blocks=blocks,
         pictures=[net_picture(row)] if row.get("steps") else [],
         permalink=link("row", t=table.name, **({"id": row[by]} if by else {"n": number})),
         life=row.get("id") or problem or row.get("key"),
         problem=problem,
-        has_tree="nodes" in viewer.manifest["tables"] and problem is not None,
+        has_tree=problem is not None and has_tree(viewer, problem),
         before=link("row", t=table.name, n=number - 1) if number else None,
         after=link("row", t=table.name, n=number + 1) if number + 1 < table.rows else None,
         around=link("table", t=table.name, **{"from": number}),
@@ -223,6 +222,10 @@ def tree_picture(problem: str, nodes: Sequence[Mapping[str, Any]]) -> Picture:
         return Picture(title, tree_svg(nodes), list(picture(life)))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         return Picture(title, "", [], f"The tree cannot be drawn: {error}")
+
+
+def has_tree(viewer: Viewer, problem: str) -> bool:
+    return "nodes" in viewer.manifest["tables"] and viewer.table("nodes").find("problem_id", problem) is not None
 
 
 def nodes_of(viewer: Viewer, problem: str, stop: Event) -> list[dict[str, Any]]:

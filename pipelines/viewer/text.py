@@ -37,9 +37,8 @@ def _shown(run: re.Match[str]) -> str:
 
 
 def short(value: Any, most: int = CELL) -> str:
-    """A value in one line of at most `most` characters; `length` says how long it is."""
-    text = value if isinstance(value, str) else as_json(value)
-    return " ".join(text[:most].split()) if isinstance(value, str) else text[:most]
+    """The first `most` characters of a value, in one line."""
+    return " ".join(value[:most].split()) if isinstance(value, str) else as_json(value)[:most]
 
 
 def as_json(value: Any, *, indent: int | None = None) -> str:

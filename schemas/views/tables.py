@@ -64,6 +64,8 @@ def _to_one_prompt(tables: Tables, answers: pl.LazyFrame) -> pl.LazyFrame:
 
 def paired(tables: Tables) -> str | None:
     """The column of the better text, where the traces are pairs."""
+    if not {"traces", "rows"} & tables.keys():
+        return None
     names = set(chosen(tables).collect_schema().names())
     return next(
         (name for name, (worse, kind) in PAIRED.items() if {name, worse, *kind.meta.root_names()} <= names), None

@@ -40,7 +40,7 @@ MEANING = {
 def summary(traces: pl.LazyFrame) -> Summary:
     """How many thoughts the traces have, and how much less is held at a time."""
     thoughts = pl.col("thoughts").list.len().cast(pl.Float64)
-    left = pl.col("peak_tokens").cast(pl.Float64) / pl.col("vanilla_peak")
+    left = 100 * pl.col("peak_tokens").cast(pl.Float64) / pl.col("vanilla_peak")
     laid = traces.filter((pl.col("correct") == True) & (thoughts > 0))  # noqa: E712
     stats = laid.select(
         rows=pl.len(), one=pl.col("one_thought").sum(), thoughts=thoughts.sum(), thoughts2=(thoughts * thoughts).sum(),
@@ -49,7 +49,7 @@ def summary(traces: pl.LazyFrame) -> Summary:
     count = stats["rows"]
     means = {
         "mean thoughts": Mean(stats["thoughts"], stats["thoughts2"], count) if count else None,
-        "mean peak, as a share of all tokens": Mean(stats["left"], stats["left2"], count) if count else None,
+        "mean peak, % of all tokens": Mean(stats["left"], stats["left2"], count) if count else None,
     }
     row = {"right traces with a thought": count, "with one thought": stats["one"], **means}
     return Summary(title="Thoughts behind which gist tokens stand", rows=[row])

@@ -11,12 +11,10 @@ It is a folder: ids that were drawn have to be parted where the text says so, an
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import polars as pl
-
 from tracemill.schemas.errors import ProblemFailed
 from tracemill.schemas.plugins import Engine
 from tracemill.schemas.request import Completion, Message, Sampling
-from tracemill.schemas.rows import Mean, Outcome, Problem, Rejection, Summary, Trace, Verdict, draw
+from tracemill.schemas.rows import Outcome, Problem, Rejection, Trace, Verdict, draw
 from tracemill.synth.engine import together
 from tracemill.synth.gist_segments.layout import layout, marker_ids, marker_names
 from tracemill.synth.gist_segments.segments import segments
@@ -154,21 +152,3 @@ def _unfit(trace: Trace, verdict: Verdict, tokens: int, longest: int, counts: tu
     if thoughts == 1 < counts[0]:
         return "one_thought" if draw(f"one_thought|{trace.id}") % ONE_IN else None
     return "few_thoughts" if thoughts < counts[0] else None
-
-
-def summary(traces: pl.LazyFrame) -> Summary:
-    """How many thoughts the traces have, and how much less is held at a time."""
-    thoughts = pl.col("thoughts").list.len().cast(pl.Float64)
-    left = pl.col("peak_tokens").cast(pl.Float64) / pl.col("vanilla_peak")
-    laid = traces.filter((pl.col("correct") == True) & (thoughts > 0))  # noqa: E712
-    stats = laid.select(
-        rows=pl.len(), one=pl.col("one_thought").sum(), thoughts=thoughts.sum(), thoughts2=(thoughts * thoughts).sum(),
-        left=left.sum(), left2=(left * left).sum(),
-    ).collect().row(0, named=True)  # fmt: skip
-    count = stats["rows"]
-    means = {
-        "mean thoughts": Mean(stats["thoughts"], stats["thoughts2"], count) if count else None,
-        "mean peak, as a share of all tokens": Mean(stats["left"], stats["left2"], count) if count else None,
-    }
-    row = {"right traces with a thought": count, "with one thought": stats["one"], **means}
-    return Summary(title="Thoughts behind which gist tokens stand", rows=[row])

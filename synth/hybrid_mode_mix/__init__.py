@@ -1,4 +1,4 @@
-"""A mix of replies with a thought and without: start with hybrid_mode_mix.py."""
+"""Large Hybrid-Reasoning Models (arXiv:2505.14631): start with hybrid_mode_mix.py."""
 
 from tracemill.synth.hybrid_mode_mix.columns import COLUMNS, MEANING, TABLES, summary
 from tracemill.synth.hybrid_mode_mix.hybrid_mode_mix import check, hybrid_mode_mix, needs

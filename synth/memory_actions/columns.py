@@ -58,7 +58,7 @@ MEANING = {
 def summary(traces: pl.LazyFrame, *, tables: dict[str, pl.LazyFrame]) -> Summary:
     """What became of the trajectories, and how much less the kept ones show at a time."""
     del traces
-    left = pl.col("peak_visible").cast(pl.Float64) / pl.col("peak_raw")
+    left = 100 * pl.col("peak_visible").cast(pl.Float64) / pl.col("peak_raw")
     stats = tables["trajectories"].group_by("outcome").agg(
         total=pl.len(), steps=pl.col("steps").cast(pl.Float64).sum(), steps2=(pl.col("steps").cast(pl.Float64) ** 2).sum(),
         full=(pl.col("suite") == "full").sum(), left=left.sum(), left2=(left * left).sum(),
@@ -70,7 +70,7 @@ def summary(traces: pl.LazyFrame, *, tables: dict[str, pl.LazyFrame]) -> Summary
             "trajectories": Share(row["total"], drawn),
             "with expand and fold": row["full"],
             "mean steps": Mean(row["steps"], row["steps2"], row["total"]),
-            "longest context, as a share of the unfolded": Mean(row["left"], row["left2"], row["total"]),
+            "longest context, % of the unfolded": Mean(row["left"], row["left2"], row["total"]),
         }
         for row in stats.sort(pl.col("outcome") != "kept", -pl.col("total").cast(pl.Int64), "outcome").to_dicts()
     ]

@@ -15,12 +15,10 @@ from functools import partial
 from statistics import fmean
 from typing import Any, Literal
 
-import polars as pl
-
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.plugins import Engine
 from tracemill.schemas.request import Sampling
-from tracemill.schemas.rows import Mean, Outcome, Problem, Rejection, Share, Summary, Trace
+from tracemill.schemas.rows import Outcome, Problem, Rejection, Trace
 from tracemill.synth import modes
 from tracemill.synth.mode_advantage.rewards import advantage, counted, label_of, staged
 from tracemill.synth.modes import Rollout
@@ -141,29 +139,3 @@ def _pairs(problem: Problem, usable: Sequence[Rollout], sft: Rollout | None) -> 
     if sft is None or other is None:
         return []
     return [modes.pair(problem, "inter", sft, other, {r.name: Fraction(r.right) for r in usable})]
-
-
-def summary(traces: pl.LazyFrame, *, tables: dict[str, pl.LazyFrame]) -> Summary:
-    """Each mode: how often it is right, how long, what it earns, and how many problems are labelled with it."""
-    length, reward = pl.col("n_tok").cast(pl.Float64), pl.col("reward")
-    stats = {
-        row["mode"]: row
-        for row in traces.filter(pl.col("reward").is_not_null()).group_by("mode").agg(
-            rollouts=pl.len(), right=(pl.col("correct") == True).sum(), tokens=length.sum(), tokens2=(length * length).sum(),  # noqa: E712
-            rewards=reward.sum(), rewards2=(reward * reward).sum(),
-        ).collect().to_dicts()
-    }  # fmt: skip
-    labels = dict(tables["modes"].group_by("label_mode").len().collect().rows())
-    problems = sum(labels.values())
-    rows = [
-        {
-            "mode": mode,
-            "rollouts": row["rollouts"],
-            "right": Share(row["right"], row["rollouts"]),
-            "mean tokens": Mean(row["tokens"], row["tokens2"], row["rollouts"]),
-            "mean reward": Mean(row["rewards"], row["rewards2"], row["rollouts"]),
-            "problems labelled so": Share(labels.get(mode, 0), problems),
-        }
-        for mode, row in sorted(stats.items(), reverse=True)
-    ]
-    return Summary(title="Rollouts in both modes", rows=rows, note=f"{labels.get(None, 0)} problems have no label.")

@@ -1,16 +1,14 @@
 """What of a thought is needed: an auxiliary model's word on each segment, held against how often answers are right without it."""
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
 from tracemill.schemas.plugins import Engine
 from tracemill.schemas.request import Sampling
-from tracemill.schemas.rows import Problem
 from tracemill.synth.pattern_prune_pairs.exits import Ends
-from tracemill.synth.prompts import worded
 
 JUDGE = (
     "Problem:\n{question}\n\nA chain of thought on it:\n{solution}\n\nOne of its segments:\n{segment}\n\nDoes this segment bring in, or "
@@ -19,6 +17,8 @@ JUDGE = (
 )
 """The paper's wording was not at hand: our default."""
 
+CASE = ("question", "solution", "segment")
+"""What a planted case for the auxiliary model says."""
 _WORD = re.compile(r"\b(keep|drop)\s*:", re.IGNORECASE)
 _BARE = re.compile(r"\W*(keep|drop)\W*", re.IGNORECASE)
 
@@ -35,14 +35,21 @@ class Pruned:
     said: tuple[str, ...]
 
 
-async def ask(engine: Engine, judge: str, problem: Problem, thought: str, segment: str, salt: str) -> str:
+async def ask(engine: Engine, judge: str, question: str, thought: str, segment: str, salt: str) -> str:
     """The auxiliary model's reply on one segment of a thought."""
-    texts = {"question": worded(problem), "solution": thought.strip(), "segment": segment.strip()}
+    texts = {"question": question, "solution": thought.strip(), "segment": segment.strip()}
     asked = re.sub(r"\{(question|solution|segment)\}", lambda place: texts[place[1]], judge)
     [reply] = await engine.sample(
         asked, role="judge", scope="pattern_prune_pairs", salt=salt, sampling=Sampling(temperature=0.0)
     )
     return reply.text
+
+
+async def calibrate(case: Mapping[str, str], engine: Engine, *, judge: str) -> bool | None:
+    """Whether the auxiliary model keeps a segment: a good case is needed, a bad one is not. None where its word cannot be read."""
+    reply = await ask(engine, judge, case["question"], case["solution"], case["segment"], "planted")
+    word = decision(reply)
+    return None if word is None else word == "keep"
 
 
 def decision(reply: str) -> Literal["keep", "drop"] | None:

@@ -16,6 +16,7 @@ from tracemill.synth.engine import together
 from tracemill.synth.pattern_prune_pairs.columns import COLUMNS
 from tracemill.synth.pattern_prune_pairs.exits import Ends, first_exit
 from tracemill.synth.pattern_prune_pairs.needed import Pruned, ask, prune
+from tracemill.synth.prompts import worded
 
 SCOPE = "pattern_prune_pairs"
 
@@ -129,7 +130,7 @@ class Thought:
         task = self.task
         thought = text_of(token for one in self.segments[:exit_at] for token in one.tokens)
         own = text_of(self.segments[j].tokens)
-        return await ask(task.engine, task.judge, task.problem, thought, own, f"{self.number}:{j}")
+        return await ask(task.engine, task.judge, worded(task.problem), thought, own, f"{self.number}:{j}")
 
     def _row(self, exit_at: int, pruned: Pruned, best: Closed) -> Trace:
         right = self.verdict.correct is True

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 from tracemill.synth.tiny import aloud, judging, moves, plans
 from tracemill.synth.tiny.asking import Text
 from tracemill.synth.tiny.astray import astray
+from tracemill.synth.tiny.held_out import withheld
 from tracemill.synth.tiny.network import load_model, save_model
-from tracemill.synth.tiny.problems import Dice, WordProblem
-from tracemill.synth.tiny.talk import talking
+from tracemill.synth.tiny.problems import Dice, WordProblem, word_problem
+from tracemill.synth.tiny.talk import listing, talking
 from tracemill.synth.tiny.train import (
     Course,
     Example,
@@ -41,6 +42,7 @@ NAME = "tiny-generalist"
 FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 DRILLS = 3
 KEEP_EVERY = 200
+EASY = 2
 Shares = dict[str, int]
 
 
@@ -73,6 +75,17 @@ def _coding_brief(dice: Dice, problem: WordProblem) -> Text:
     return plans.coding(dice, problem, "solve")
 
 
+def _list(dice: Dice, problem: WordProblem) -> Text:  # noqa: ARG001
+    return listing(dice)
+
+
+def _at_once_easy(dice: Dice, problem: WordProblem) -> Text:
+    """A problem of one or two steps in place of a longer one."""
+    while problem.difficulty > EASY or problem.question in withheld():
+        problem = word_problem(dice, steps=dice.pick((1, 1, EASY)))
+    return aloud.at_once(dice, problem)
+
+
 TASKS: dict[str, Callable[[Dice, WordProblem], Text]] = {
     "whole": aloud.whole,
     "forced": aloud.forced,
@@ -90,6 +103,10 @@ TASKS: dict[str, Callable[[Dice, WordProblem], Text]] = {
     "coding, brief": _coding_brief,
     "moving": moves.moving,
     "talk": _talk,
+    "talk, lists": _list,
+    "at once, easy": _at_once_easy,
+    "differ, read": judging.differ_read,
+    "right, ending": judging.right_ending,
 }
 ROUNDS = (
     Round(
@@ -98,12 +115,19 @@ ROUNDS = (
          "planned": 3, "needed": 7, "differ": 5, "right": 9, "moving": 11, "talk": 3},
     ),
     Round(
-        1400, (Rows(38, 104), Rows(11, 152), Rows(9, 240), Rows(6, 400)), 0.009, 2e-3, 26, (5, 3, 2, 2, 3),
-        {"whole": 6, "forced": 8, "at once": 16, "own choice": 7, "sure": 9, "naming": 2, "following": 5, "coding": 3,
-         "coding, brief": 2, "planned": 3, "needed": 7, "differ": 18, "right": 6, "right, brief": 24, "moving": 7, "talk": 14},
+        1500, (Rows(40, 104), Rows(10, 152), Rows(10, 240), Rows(6, 400)), 0.012, 2e-3, 25, (4, 3, 3, 3, 3),
+        {"whole": 6, "forced": 9, "at once": 6, "at once, easy": 18, "own choice": 7, "sure": 9, "naming": 2, "following": 5,
+         "coding": 3, "coding, brief": 2, "planned": 3, "needed": 7, "differ": 7, "differ, read": 14, "right": 6,
+         "right, brief": 20, "moving": 7, "talk": 9, "talk, lists": 9},
+    ),
+    Round(
+        500, (Rows(40, 104), Rows(10, 152), Rows(10, 240), Rows(6, 400)), 0.009, 2e-3, 25, (4, 3, 3, 3, 3),
+        {"whole": 5, "forced": 8, "at once": 3, "at once, easy": 16, "own choice": 6, "sure": 8, "naming": 2, "following": 4,
+         "coding": 3, "coding, brief": 1, "planned": 2, "needed": 8, "differ": 8, "differ, read": 10, "right": 5,
+         "right, brief": 8, "right, ending": 12, "moving": 6, "talk": 6},
     ),
 )  # fmt: skip
-"""The second gives more to what the first left poor: answers at once, two of the judgements, and small talk."""
+"""Each later one gives more to what those before left poor: answers at once, two of the judgements, small talk."""
 
 
 def round_examples(tokenizer: "Tokenizer", seed: int, number: int) -> Iterator[Example]:

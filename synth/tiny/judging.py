@@ -26,6 +26,7 @@ VERDICTS: dict[Kind, str] = {
 }
 JUDGED_COUNTS = 4.0
 """What the one token of a judgement counts in the loss."""
+READ_COUNTS, PROMPT_COUNTS = 0.5, 0.03
 CONTENT = re.compile(r"\d+|[-+*]|\b[A-E]\b")
 WORDINGS = (
     ("{}.", "So {}.", "Now {}.", "Check: {}.", "Wait, {}.", "Hmm, {}.", "Wait, {}. That is right.", "Alternatively, {}.", "We see {}.",
@@ -71,6 +72,14 @@ def differ(dice: Dice, problem: WordProblem) -> Text:
     return Text(rendered({"First": first, "Second": second}, DIFFER), [Span(label, JUDGED_COUNTS)])
 
 
+def differ_read(dice: Dice, problem: WordProblem) -> Text:
+    """The same, and the second sentence is learned too: to foresee it is to compare it with the first."""
+    text = differ(dice, problem)
+    before, mark, after = text.asked.partition("## Second\n")
+    second, rest = after.split("\n", 1)
+    return Text(before + mark, [Span(second, READ_COUNTS), Span(f"\n{rest}", PROMPT_COUNTS), *text.spans])
+
+
 def right(dice: Dice, problem: WordProblem, form: str = "") -> Text:
     """A solution that is right, or goes astray, or ends in a number that it does not give; of any form if none is named."""
     match dice.between(1, 100):
@@ -80,6 +89,15 @@ def right(dice: Dice, problem: WordProblem, form: str = "") -> Text:
             shown, label = solution(dice, astray(dice, problem), form), "0"
         case _:
             shown, label = ending_otherwise(dice, solution(dice, problem, form), problem.answer), "0"
+    sections = {"Question": problem.question, "Solution": shown}
+    return Text(rendered(sections, RIGHT), [Span(label, JUDGED_COUNTS)])
+
+
+def right_ending(dice: Dice, problem: WordProblem) -> Text:
+    """The easiest to tell: brief solutions of which half end in a number that they do not give."""
+    shown, label = solution(dice, problem, "solve"), "1"
+    if dice.chance(50):
+        shown, label = ending_otherwise(dice, shown, problem.answer), "0"
     sections = {"Question": problem.question, "Solution": shown}
     return Text(rendered(sections, RIGHT), [Span(label, JUDGED_COUNTS)])
 

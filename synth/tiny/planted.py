@@ -2,9 +2,11 @@ r"""Planted cases, good and bad ones, for judges of small word problems: what `c
 
     solutions    {"id", "question", "solution", "gold", "expected"}: bad ones have a false equation, or end in another number than they give
     differences  {"id", "context", "first", "second", "expected"}: two ways to go on; good: only words differ; bad: a number, a sign or what is meant
+    segments     {"id", "question", "solution", "segment", "expected"}: a paragraph of a thought; good ones are needed, bad ones check or say nothing new
 
     python -m tracemill.synth.tiny.planted --kind solutions --out data/calibration/solutions.jsonl
     python -m tracemill.synth.tiny.planted --kind differences --out data/calibration/differences.jsonl
+    python -m tracemill.synth.tiny.planted --kind segments --out data/calibration/segments.jsonl
 
 Their problems are among those that no small model is trained on.
 """
@@ -16,7 +18,9 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
+from tracemill.synth.tiny.aloud import Paragraph, joined, thought
 from tracemill.synth.tiny.held_out import measured
+from tracemill.synth.tiny.judging import VERDICTS
 from tracemill.synth.tiny.problems import LARGEST, LETTERS, LEVELS, Dice, Equation, WordProblem
 from tracemill.synth.tiny.texts import boxed, chain, meaning, written
 
@@ -65,6 +69,22 @@ def differences() -> Iterator[dict[str, str]]:
             "context": before + first[:alike],
             "first": first[alike:],
             "second": second[alike:],
+            "expected": GOOD if good else BAD,
+        }
+
+
+def segments() -> Iterator[dict[str, str]]:
+    """A paragraph of a thought that the small models write aloud: one that gives a number or puts it right, or one that does neither."""
+    for number, problem in enumerate(measured(CASES // LEVELS)):
+        dice, good = Dice(f"planted-1/segments/{number}"), number // LEVELS % 2 == 0
+        paragraphs: list[Paragraph] = []
+        while not (fit := [one for one in paragraphs if VERDICTS[one.kind].startswith("keep") == good]):
+            paragraphs = thought(dice, problem, slips=15)
+        yield {
+            "id": f"segment-{number:03d}",
+            "question": problem.question,
+            "solution": joined(paragraphs),
+            "segment": dice.pick(fit).text,
             "expected": GOOD if good else BAD,
         }
 
@@ -123,7 +143,11 @@ def _changed(dice: Dice, problem: WordProblem, at: int) -> tuple[str, str]:
     return one.format(written(equation)), two.format(written(other))
 
 
-KINDS: Mapping[str, Callable[[], Iterator[dict[str, str]]]] = {"solutions": solutions, "differences": differences}
+KINDS: Mapping[str, Callable[[], Iterator[dict[str, str]]]] = {
+    "solutions": solutions,
+    "differences": differences,
+    "segments": segments,
+}
 
 
 def lines(kind: str) -> str:

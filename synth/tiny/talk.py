@@ -33,6 +33,14 @@ KINDS = (
     ("Where are the {x}?", "The {x} are in the {c}."),
 )
 """What is said and what is answered; where the answer has a thing that the question has not, any one will do."""
+LISTS = (
+    ("Say hello to {}.", "Hello, {}.", NAMES),
+    ("Say goodbye to {}.", "Goodbye, {}.", NAMES),
+    ("Who is here? {} are here.", "{} are here.", NAMES),
+    ("I like {}.", "You like {}.", ITEMS),
+    ("Ask for the {}.", "Can I have the {}?", ITEMS),
+)
+LISTED_COUNTS = 2.0
 SLOTS = {"a": NAMES, "b": NAMES, "x": ITEMS, "y": ITEMS, "c": CONTAINERS}
 HELD_BACK = 8
 """One in so many sentences is kept for measuring."""
@@ -44,6 +52,14 @@ def talking(dice: Dice) -> Text:
         question, answer, _ = exchange(dice)
         if not is_held_back(question):
             return Text(rendered({"Question": question}, TALK), [Span(answer)])
+
+
+def listing(dice: Dice) -> Text:
+    """A longer sentence of names or things that comes back: copying, which the talk needs, in little space."""
+    begin, reply, words = dice.pick(LISTS)
+    *firsts, last = dice.pick_distinct(words, dice.between(2, min(6, len(words))))
+    many = f"{', '.join(firsts)} and {last}"
+    return Text(rendered({"Question": begin.format(many)}, TALK), [Span(reply.format(many), LISTED_COUNTS)])
 
 
 def exchange(dice: Dice) -> tuple[str, str, int]:
