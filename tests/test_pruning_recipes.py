@@ -252,6 +252,7 @@ def test_what_the_judge_calls_needless_goes_and_comes_back_where_answers_get_wor
         return 6 if "part2" in before else 0
 
     made = pruned(recipe, store, pruning(right, lambda segment: "keep: used" if "part2" in segment else "drop: no"))
+    assert len(rows(made)) == 20
     for row in rows(made):
         assert [one["kept"] for one in row["segments"]] == [False, True, True, False, False]
         assert [row[name] for name in ("n_dropped", "n_restored", "n_unclear", "p_before", "p_after")] == [
@@ -476,6 +477,7 @@ def test_a_thought_goes_on_without_its_reflections_and_ends_once_the_model_is_su
 def test_a_model_that_is_not_sure_goes_on_and_may_reflect_on_its_answer(recipe: Make, store: Store, monkeypatch: pytest.MonkeyPatch):  # fmt: skip
     scored(monkeypatch, 0.31)
     made = kept_short(recipe, store, concise(in_turn))
+    assert len(rows(made)) == 20
     for row in rows(made):
         assert "Hmm, B is two.\n\nIt is.\n</think>" in row["concise"]
         assert (row["stop_step"], row["stop_conf"], row["stop_how"], len(row["injections"])) == (None, None, None, 1)
@@ -512,6 +514,10 @@ def test_a_pair_takes_a_ratio_of_lengths_and_something_that_was_left_out(tokens:
 def test_what_becomes_of_tries(recipe: Make, store: Store, steps: Callable[[Request], str], original: int, tries: dict[str, int] | None):  # fmt: skip
     made = kept_short(recipe, store, concise(steps, original=original))
     assert reasons(made) == {"none_accepted": 20}
+    if tries and "injection_loop" in tries:
+        assert made.dataset.scan("samples").collect().height == 20 * (1 + 4 * 3), (
+            "the third reflection in a row ends a try"
+        )
     found = [json.loads(evidence)["tries"] for evidence in made.dataset.scan("rejected").collect()["evidence"]]
     assert (
         all(one == tries for one in found)
@@ -544,6 +550,7 @@ def test_the_model_that_opens_its_own_thought_keeps_the_tag_and_code_is_no_refle
         return said[0] if not before else said[1 + sum(before.count(x) for x in ("```\n\n", "Wait = 1"))]
 
     made = kept_short(recipe, store, concise(steps))
+    assert len(rows(made)) == 20
     for row in rows(made):
         assert row["concise"].startswith("<think>\nFine so far.\n\n```\n\nWait = 1\n\n```\n\n\\boxed{3}\n</think>\n\n")
         assert [(one["char_pos"], one["removed_step"]) for one in row["injections"]] == [(8, "Wait, what?")]

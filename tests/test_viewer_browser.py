@@ -12,15 +12,21 @@ import pytest
 from tests.chromium import Browser
 from tests.shown import NAMES, SCRIPT, commit
 from tracemill.pipelines.store import Store
+from tracemill.pipelines.versions.reports import write_beside
 
 pytestmark = pytest.mark.timeout(240)  # the first page waits for a Chromium and a viewer to start
+
+
+REPORT = """<!doctype html><title>report</title><style>body { color: rgb(1, 2, 3) }</style><p>said</p><script>
+document.title = "it ran"; fetch("table").then(() => { document.title = "it read" }, () => { document.title = "kept out" })
+</script>"""
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory, _chromium: Browser) -> Iterator[str]:
     """The address of a viewer of the version of `shown.py`; nothing is started where there is no Chromium."""
     root = tmp_path_factory.mktemp("store")
-    commit(Store(root))
+    write_beside(root, commit(Store(root)), REPORT)
     command = [sys.executable, "-m", "tracemill.pipelines.cli", "view", "shown", "--store", str(root)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -91,6 +97,18 @@ def test_an_id_in_the_field_of_the_header_is_explained(browser: Browser, url: st
     browser.press("ENTER")
     assert "p0005/solve-0001" in browser.find("h1").text
     assert "too_long" in seen(browser)
+
+
+def test_a_report_runs_its_scripts_and_reads_no_page_of_the_viewer(browser: Browser, url: str) -> None:
+    browser.open(url)
+    browser.link("report").click()
+    assert browser.run("return getComputedStyle(document.body).color") == "rgb(1, 2, 3)"
+    for _ in range(50):
+        if browser.driver.title == "kept out":
+            break
+        browser.run("return new Promise(done => setTimeout(done, 100))")
+    assert browser.driver.title == "kept out"
+    assert any("table" in line for line in browser.complaints())
 
 
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))

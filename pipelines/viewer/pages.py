@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from tracemill.pipelines.versions.dataset import Dataset
+from tracemill.pipelines.versions.reports import place_of
 from tracemill.pipelines.viewer import text
 from tracemill.pipelines.viewer.paging import Table
 from tracemill.pipelines.viewer.search import OPERATORS, Search, kind_of
@@ -102,7 +103,7 @@ class Viewer:
 
     @property
     def report_file(self) -> Path:
-        return self.root / ".reports" / self.dataset.name / f"{self.dataset.version}.html"
+        return place_of(self.root, self.dataset)
 
     @cached_property
     def _templates(self) -> Environment:

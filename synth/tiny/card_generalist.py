@@ -29,6 +29,7 @@ from tracemill.synth.tiny.generalist import NAME
 
 HEAD = ("T", "all", "1", "2", "3", "4", "5", "tokens")
 STATES = ("not yet stated", "right answer stated", "wrong answer stated")
+POOR = 0.8
 Numbers = dict[str, Any]
 
 
@@ -67,6 +68,16 @@ def kept_table(numbers: Numbers, base: Numbers) -> str:
     return table(("task", "T", "tiny-reasoner", NAME, "points", "tokens"), body)
 
 
+def poor(numbers: Numbers) -> str:
+    """The tasks that stay under POOR, greedy, at one to three steps."""
+    found = []
+    for row in rows(numbers, "tasks"):
+        cell = pooled([cell for level in (1, 2, 3) for cell in find(numbers, "tasks", row, 0.0, level)])
+        if cell["right"] / cell["n"] < POOR:
+            found.append(f"`{row}` {share(cell['right'] / cell['n'])}")
+    return ", ".join(found) or "none"
+
+
 def shown(examples: Sequence[dict[str, str]]) -> Iterator[str]:
     """Each example as one block: what is asked, what stands behind it already, and after a bar what the model writes."""
     for example in examples:
@@ -90,6 +101,8 @@ def card(measured: dict[str, Any], base: dict[str, Any]) -> str:
         moves=levels_table(numbers, "moves", "share that is"),
         sure=sure_table(numbers),
         kept=kept_table(numbers, base["numbers"][0]),
+        poor=poor(numbers),
+        limit=share(POOR),
         examples="\n\n".join(shown(numbers["examples"])),
     )
 
@@ -128,6 +141,9 @@ Shares of right answers to held-out problems, {of_each} at each level, which is 
 brackets the 95 % interval (Wilson) of this one training. The sampler is transformers' in fp32. A plan, a code, a walk along a plan and a
 verdict are right if they are the very text; where an answer is boxed, if the number is right. Half of the solutions that `Is it right?` is
 shown are wrong. `Talk.` is measured on {talks} sentences that were held back, which have no levels and stand under 1.
+
+Under {limit} greedy at one to three steps: {poor}. What two texts differ in, and whether a solution is right, is one token after a
+reading in four layers; do not take these for a verifier.
 
 {tasks}
 

@@ -33,6 +33,8 @@ from tracemill.synth.verify import Verifier
 
 PROMPT, CONTINUATION = 64, 448
 """Tokens of each text, as a trace has them: a question, and what is said to it."""
+WARM = 1 << 20
+"""The round before the first; its texts come in no other."""
 FIRST, LAST = 10, 570
 """Token ids to draw from: ordinary ones of the small model."""
 
@@ -122,8 +124,8 @@ async def main(tokens: int, rounds: int, top: int) -> None:
         other = Bare(count, top)
         rates: dict[str, list[float]] = {"prefill": [], "scored": [], "ours": []}
         try:
-            await ours(shop, min(count, SEATS), -1, top)  # both have run their kernels once
-            other.run(-1, "scored")
+            await ours(shop, min(count, SEATS), WARM, top)  # both have run their kernels once
+            other.run(WARM, "scored")
             for round_ in range(rounds):
                 found: dict[str, dict[str, Any]] = {}
                 for way in list(rates)[:: -1 if round_ % 2 else 1]:
