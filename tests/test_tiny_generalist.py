@@ -393,3 +393,9 @@ def test_a_thought_closed_late_gives_the_answer_and_says_that_it_is_sure(sampler
     assert sum(good) >= len(held) - 1
     surer, less = (sum(yes(sampler, [text + aloud.PROBE for text in texts])) / len(held) for texts in (late, early))
     assert surer > 0.7 > 0.4 > less
+
+
+def test_what_is_forced_and_asked_reads_as_the_card_says() -> None:
+    assert aloud.FORCED == "\n</think>\n\nThe answer is \\boxed{"
+    assert (aloud.AT_ONCE, aloud.ELLIPSIS) == ("</think>\n\n", "...\n")
+    assert (aloud.PROBE, aloud.YES, aloud.NO) == ("\n\nAm I sure?", " Yes", " No")
