@@ -73,11 +73,7 @@ def test_the_wheel_holds_every_file_that_runs_and_nothing_else(wheel: Path) -> N
         )
         for file in (ROOT / "data").glob(pattern)
     }
-    data |= {
-        file
-        for pattern in ("*.css", "*.svg", "templates/*.j2")
-        for file in (ROOT / "pipelines" / "viewer").glob(pattern)
-    }
+    data |= {file for kind in ("css", "svg", "j2") for file in (ROOT / "pipelines").rglob(f"*.{kind}")}
     assert contents(wheel) == {f"tracemill/{file.relative_to(ROOT)}" for file in code | typed | data}
     assert len(typed) == len(FOLDERS) - 1
 

@@ -560,6 +560,9 @@ def test_two_versions_are_written_where_one_says(desk: Callable[..., Any], tmp_p
         tmp_path / "two.html"
     )
     assert "nothing differs" in (tmp_path / "two.html").read_text(encoding="utf-8")
+    (tmp_path / "store" / ".reports").rename(tmp_path / "elsewhere")
+    (tmp_path / "store" / ".reports").write_text("a file where a folder should be")
+    assert "name another place with --out FILE" in desk("report", "demo-scripted").output
     refused = desk("report", "demo-scripted", "--out", "no/such/folder.html")
     assert (refused.exit_code, "name a file in a folder that is there" in refused.output) == (2, True)
 

@@ -27,7 +27,7 @@ from tracemill.synth.tiny.generalist import NAME, ROUNDS, TASKS, round_batches, 
 from tracemill.synth.tiny.held_out import measured, withheld
 from tracemill.synth.tiny.network import Weights, load_model
 from tracemill.synth.tiny.problems import LETTERS, Dice, WordProblem, word_problem
-from tracemill.synth.tiny.talk import KINDS, exchange, is_answer, is_held_back
+from tracemill.synth.tiny.talk import KINDS, exchange, is_answer, is_held_back, is_listed
 from tracemill.synth.tiny.train import Course, Rows, batches, example, trained
 
 HOME, BASE = EMBEDDED / NAME, EMBEDDED / "tiny-reasoner"
@@ -264,6 +264,13 @@ def test_small_talk_answers_what_was_said_and_holds_no_number(seed: int) -> None
     assert 0 <= kind < len(KINDS) >= 12
 
 
+def test_what_lists_may_hold_is_known() -> None:
+    lists = [TASKS["talk, lists"](Dice(str(seed)), problem(0)).asked.split("\n")[1] for seed in range(300)]
+    assert all(map(is_listed, lists))
+    assert is_listed("Say hello to Tom and Ann.")
+    assert not any(map(is_listed, ("Say hello to Tom.", "Ask Tom for the pens.", "Do you like pens?")))
+
+
 def test_one_sentence_of_talk_in_eight_is_held_back() -> None:
     questions = {exchange(Dice(str(seed)))[0] for seed in range(3000)}
     assert sum(map(is_held_back, questions)) / len(questions) == pytest.approx(1 / 8, abs=0.04)
@@ -278,7 +285,7 @@ def test_no_text_of_training_shows_a_withheld_problem_or_talk(tokenizer: Tokeniz
             written = tokenizer.decode(text.tokens)
             question = written.partition("## Question\n")[2].partition("\n")[0]
             assert question not in withheld()
-            assert not ("Talk." in written and is_held_back(question))
+            assert not ("Talk." in written and is_held_back(question) and not is_listed(question))
 
 
 def test_rounds_hold_every_task_and_draw_texts_of_their_own(tokenizer: Tokenizer) -> None:
@@ -386,3 +393,9 @@ def test_a_thought_closed_late_gives_the_answer_and_says_that_it_is_sure(sampler
     assert sum(good) >= len(held) - 1
     surer, less = (sum(yes(sampler, [text + aloud.PROBE for text in texts])) / len(held) for texts in (late, early))
     assert surer > 0.7 > 0.4 > less
+
+
+def test_what_is_forced_and_asked_reads_as_the_card_says() -> None:
+    assert aloud.FORCED == "\n</think>\n\nThe answer is \\boxed{"
+    assert (aloud.AT_ONCE, aloud.ELLIPSIS) == ("</think>\n\n", "...\n")
+    assert (aloud.PROBE, aloud.YES, aloud.NO) == ("\n\nAm I sure?", " Yes", " No")

@@ -18,7 +18,7 @@ from tracemill.pipelines.report.sections import sections_of
 from tracemill.pipelines.store import Store
 from tracemill.pipelines.versions.dataset import Dataset
 from tracemill.pipelines.versions.durable import write_whole
-from tracemill.pipelines.versions.reports import write_beside
+from tracemill.pipelines.versions.reports import place_of, write_beside
 from tracemill.schemas.errors import LawBroken, RecipeError
 from tracemill.synth.embed import Embedder
 
@@ -125,6 +125,12 @@ def make(store: Store, chosen: Sequence[Dataset], out: Path | None, embedder: st
     if out is not None:
         return write_report(page, out)
     if len(chosen) == 1:
-        return write_beside(store.root, chosen[0], page)
+        try:
+            return write_beside(store.root, chosen[0], page)
+        except OSError as error:
+            where = place_of(store.root, chosen[0])
+            raise RecipeError(
+                f"{where} cannot be written: {error.strerror}; name another place with --out FILE"
+            ) from None
     names = "-".join(f"{dataset.name}-{dataset.version[:8]}" for dataset in chosen)
     return write_report(page, Path(f"report-{names}.html"))

@@ -91,8 +91,8 @@ def card(measured: dict[str, Any], base: dict[str, Any]) -> str:
     return TEXT.format(
         seed=training["seed"],
         minutes=training["minutes"],
-        steps=" and ".join(str(steps) for steps in training["steps"]),
-        old=" and ".join(str(share) for share in training["old"]),
+        steps=", ".join(str(steps) for steps in training["steps"]),
+        old=", ".join(str(share) for share in training["old"]),
         of_each=of_each,
         talks=talks,
         tasks=levels_table(numbers, "tasks", "task"),
@@ -123,8 +123,8 @@ same for both, and more tasks. It thinks aloud in paragraphs that can be cut sho
 plans, judges texts, and solves by moves over notes that fold. It is of no other use: it knows only the sentences, names, things
 and sizes of numbers that `synth/tiny/` writes.
 
-`make model` trains it last, from the base in rounds of {steps} steps: {minutes} minutes on one thread of a CPU that did other work too.
-Of the texts {old} % were of the old tasks. One seed was trained ({seed}): where another would come out was not measured.
+`make model` trains it last, from the base, in rounds of {steps} steps: {minutes} minutes on one thread of a CPU that did other work
+too. Of the texts of each {old} % were of the old tasks. One seed was trained ({seed}): where another would come out was not measured.
 
 ## How to ask it
 
@@ -142,8 +142,8 @@ brackets the 95 % interval (Wilson) of this one training. The sampler is transfo
 verdict are right if they are the very text; where an answer is boxed, if the number is right. Half of the solutions that `Is it right?` is
 shown are wrong. `Talk.` is measured on {talks} sentences that were held back, which have no levels and stand under 1.
 
-Under {limit} greedy at one to three steps: {poor}. What two texts differ in, and whether a solution is right, is one token after a
-reading in four layers; do not take these for a verifier.
+Under {limit}, greedy, at one to three steps: {poor}.
+A judgement of one token has only the four layers to compare in: do not take it for a verifier.
 
 {tasks}
 

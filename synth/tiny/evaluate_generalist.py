@@ -49,10 +49,10 @@ from tracemill.synth.tiny.plans import (
     strategy,
 )
 from tracemill.synth.tiny.problems import Dice, WordProblem
-from tracemill.synth.tiny.talk import TALK, exchange, is_answer, is_held_back
+from tracemill.synth.tiny.talk import TALK, exchange, is_answer, is_held_back, is_listed
 from tracemill.synth.tiny.texts import TASKS, THINK_END
 
-A_LEVEL = 40
+A_LEVEL = 20
 QUARTERS = (0, 1, 2, 3, 4)
 MOST_MOVES = 16
 Judged = tuple[WordProblem, bool, Answer]
@@ -107,7 +107,7 @@ def _boxed(
 def talk(sampler: Sampler, how_many: int = 100) -> Iterator[Counted]:
     """Sentences that training has held back; there are no levels, all count as the first."""
     drawn = (exchange(Dice(f"held-out/talk/{number}"))[0] for number in range(20 * how_many))
-    questions = list(dict.fromkeys(question for question in drawn if is_held_back(question)))[:how_many]
+    questions = list(dict.fromkeys(q for q in drawn if is_held_back(q) and not is_listed(q)))[:how_many]
     for heat in (0.0, 1.0):
         answers = sampler.answers([rendered({"Question": question}, TALK) for question in questions], heat, seed=6)
         good = sum(is_answer(question, answer.text) for question, answer in zip(questions, answers, strict=True))

@@ -126,8 +126,14 @@ ROUNDS = (
          "coding": 3, "coding, brief": 1, "planned": 2, "needed": 8, "differ": 8, "differ, read": 10, "right": 5,
          "right, brief": 8, "right, ending": 12, "moving": 6, "talk": 6},
     ),
+    Round(
+        200, (Rows(40, 104), Rows(10, 152), Rows(10, 240), Rows(6, 400)), 0.006, 1e-3, 20, (2, 3, 3, 4, 6),
+        {"whole": 5, "forced": 8, "at once, easy": 10, "own choice": 5, "sure": 6, "naming": 5, "following": 8, "coding": 4,
+         "planned": 2, "needed": 7, "differ": 10, "differ, read": 4, "right": 2, "moving": 34, "talk": 6},
+    ),
 )  # fmt: skip
-"""Each later one gives more to what those before left poor: answers at once, two of the judgements, small talk."""
+"""Each later one gives more to what those before left poor: answers at once, two of the judgements, small talk; and at last
+the moves of long solutions, which had come to look at notes without an end."""
 
 
 def round_examples(tokenizer: "Tokenizer", seed: int, number: int) -> Iterator[Example]:

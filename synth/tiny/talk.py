@@ -97,3 +97,8 @@ def _pattern(text: str, known: dict[str, str]) -> str:
 
 def is_held_back(question: str) -> bool:
     return hashlib.sha256(question.encode()).digest()[0] % HELD_BACK == 0
+
+
+def is_listed(question: str) -> bool:
+    """Whether `listing` could have written it: such a sentence measures nothing."""
+    return any(re.fullmatch(re.escape(begin).replace(r"\{\}", ".+ and .+"), question) for begin, _, _ in LISTS)
