@@ -44,8 +44,8 @@ from tracemill.schemas.errors import CountsDiffer, Interrupted, RecipeError, Sha
 from tracemill.schemas.recipe import Recipe
 from tracemill.schemas.rows import Problem, draw
 from tracemill.synth.backends.scripted import Reply
-from tracemill.synth.engine import Workshop
 from tracemill.synth.journal import Journal
+from tracemill.synth.workshop import Workshop
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -27,9 +27,10 @@ from tracemill.pipelines.running.spool import Spool
 from tracemill.pipelines.running.tally import Prefix, Tally, too_many
 from tracemill.schemas.errors import DiskFull, EngineLost, LawBroken, RecipeError, TooManyFailures, TracemillError
 from tracemill.schemas.rows import Problem
-from tracemill.synth.engine import Workshop
+from tracemill.synth.engine import ProblemEngine
 from tracemill.synth.gate import Stopped
 from tracemill.synth.journal import Failure
+from tracemill.synth.workshop import Workshop
 
 HELD = 2 << 30
 """Bytes of completions that open problems may hold before no further problem is taken up."""
@@ -264,7 +265,7 @@ class Run:
 
     async def _worked(self, problem: Problem) -> tuple[Record, bytes]:
         """What the method makes of a problem, or what it raised. The one place where everything is caught."""
-        engine = self.shop.engine(problem)
+        engine = ProblemEngine(self.shop, problem)
         try:
             record = await outcomes.work(self.plan, problem, engine)
             return record, outcomes.encode(record)

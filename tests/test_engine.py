@@ -16,12 +16,13 @@ from tracemill.schemas.recipe import EngineTable, ModelTable
 from tracemill.schemas.request import Adapter, Completion, Request, Sampling
 from tracemill.schemas.rows import Problem
 from tracemill.synth.backends.scripted import Scripted
-from tracemill.synth.engine import ProblemEngine, Workshop
+from tracemill.synth.engine import ProblemEngine
 from tracemill.synth.gate import Gate, Stopped
 from tracemill.synth.journal import Journal
 from tracemill.synth.models import open_role
 from tracemill.synth.roles import Role
 from tracemill.synth.verify import Verifier
+from tracemill.synth.workshop import Workshop
 
 
 def numbered(request: Request) -> str:
@@ -253,7 +254,7 @@ async def shop() -> AsyncIterator[Callable[..., Workshop]]:
 
 
 def engine_for(shop: Workshop, problem_id: str = "p1") -> ProblemEngine:
-    return shop.engine(Problem(problem_id=problem_id, question="1 + 1?", gold="2"))
+    return ProblemEngine(shop, Problem(problem_id=problem_id, question="1 + 1?", gold="2"))
 
 
 Shop = Callable[..., Workshop]

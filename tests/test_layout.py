@@ -61,6 +61,7 @@ MACHINERY = {
             "reply",
             "roles",
             "vectors",
+            "workshop",
         ),
     },
     "filters": {"asking", "bounds", "spans", "texts"},

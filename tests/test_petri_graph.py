@@ -17,7 +17,7 @@ from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import EngineTable, ModelTable, load_recipe
 from tracemill.schemas.request import Request
 from tracemill.schemas.rows import Problem
-from tracemill.synth.engine import Workshop
+from tracemill.synth.engine import ProblemEngine
 from tracemill.synth.journal import Journal
 from tracemill.synth.models import open_role
 from tracemill.synth.petri_trace import embed as vectors
@@ -27,6 +27,7 @@ from tracemill.synth.petri_trace.grounding import Grounded, Rules, chains_from_g
 from tracemill.synth.petri_trace.plan import plan
 from tracemill.synth.petri_trace.writer import Asker
 from tracemill.synth.verify import Verifier
+from tracemill.synth.workshop import Workshop
 
 ROOT = Path(__file__).resolve().parent.parent
 MEDICAL = ROOT / "data" / "graphs" / "medical.csv"
@@ -196,7 +197,7 @@ def asker(reply: Callable[[Request], str] = lambda _: "NONE", **problem: Any) ->
         for name in ("solver", "judge")
     }
     given = Problem(problem_id="p1", question="What failed?", gold="mismatch repair", **problem)
-    engine = Workshop(roles, Journal(), Verifier()).engine(given)
+    engine = ProblemEngine(Workshop(roles, Journal(), Verifier()), given)
     return Asker(given, engine, {}, {}, {}, "", True, None, "solver", None)
 
 

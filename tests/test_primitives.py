@@ -25,12 +25,13 @@ from tracemill.schemas.errors import ProblemFailed, RecipeError
 from tracemill.schemas.recipe import EngineTable, ModelTable
 from tracemill.schemas.request import Message, Sampling
 from tracemill.schemas.rows import Problem
-from tracemill.synth.engine import ProblemEngine, Workshop
+from tracemill.synth.engine import ProblemEngine
 from tracemill.synth.fit import check_one_tokenizer
 from tracemill.synth.journal import Journal
 from tracemill.synth.models import open_role
 from tracemill.synth.roles import Role
 from tracemill.synth.verify import Verifier
+from tracemill.synth.workshop import Workshop
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.asyncio(loop_scope="module")]
 
@@ -94,7 +95,9 @@ class Shop:
 
     def engine(self, problem_id: str = "") -> ProblemEngine:
         """A problem's; a new problem unless one is named."""
-        return self.workshop.engine(Problem(problem_id=problem_id or f"p{next(self.numbers)}", question=QUESTION))
+        return ProblemEngine(
+            self.workshop, Problem(problem_id=problem_id or f"p{next(self.numbers)}", question=QUESTION)
+        )
 
 
 def words(role: Role) -> Callable[[Mapping[str, Any]], dict[str, Any]]:

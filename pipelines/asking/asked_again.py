@@ -19,11 +19,12 @@ from tracemill.pipelines.plan import Plan
 from tracemill.pipelines.versions.dataset import Dataset
 from tracemill.schemas.request import Capability, Completion, Request, TokenScores
 from tracemill.schemas.rows import Problem
-from tracemill.synth.engine import Workshop
+from tracemill.synth.engine import ProblemEngine
 from tracemill.synth.gate import Stopped
 from tracemill.synth.journal import Journal
 from tracemill.synth.journal.asked import request_of
 from tracemill.synth.roles import with_backend
+from tracemill.synth.workshop import Workshop
 
 _PROBLEM = dict.fromkeys(("problem_id", "question", "gold", "source", "difficulty"), pl.String)
 
@@ -57,7 +58,7 @@ def requests_made(
             shop = Workshop(roles, empty, plan.verifier, neighbours=neighbours)
             for problem in problems:
                 try:
-                    await plan.method.call(problem, shop.engine(problem))
+                    await plan.method.call(problem, ProblemEngine(shop, problem))
                 except Stopped:
                     continue
                 except Exception:  # noqa: BLE001, S112 - what it asked up to there is known; why it failed is its version's affair

@@ -30,10 +30,11 @@ from tracemill.schemas.request import Completion, Request
 from tracemill.schemas.rows import Problem
 from tracemill.schemas.tables import stored
 from tracemill.synth.backends.scripted import Scripted
-from tracemill.synth.engine import Workshop
+from tracemill.synth.engine import ProblemEngine
 from tracemill.synth.gate import Stopped
 from tracemill.synth.journal import Journal
 from tracemill.synth.roles import Role, with_backend
+from tracemill.synth.workshop import Workshop
 
 
 def check(recipe: Recipe, store: Store, *, reach: bool = True) -> Iterator[str]:
@@ -130,7 +131,7 @@ async def _first_prompt(plan: Plan, problem: Problem) -> str:
         raise Stopped("a preview looks, and does not sample")
 
     roles = {name: with_backend(role, Scripted(peek)) for name, role in plan.roles.items()}
-    engine = Workshop(roles, Journal(), plan.verifier).engine(problem)
+    engine = ProblemEngine(Workshop(roles, Journal(), plan.verifier), problem)
     try:
         await plan.method.call(problem, engine)
     except Stopped:

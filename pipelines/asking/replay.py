@@ -33,9 +33,10 @@ from tracemill.schemas.recipe import Recipe, uncalibrated
 from tracemill.schemas.request import Completion, Request
 from tracemill.schemas.rows import Problem
 from tracemill.synth.backends.scripted import Reply
-from tracemill.synth.engine import Workshop
+from tracemill.synth.engine import ProblemEngine
 from tracemill.synth.gate import Gate
 from tracemill.synth.roles import Role
+from tracemill.synth.workshop import Workshop
 
 SCHEMA = 1
 _SAMPLE = {
@@ -274,7 +275,9 @@ async def _agrees(
     begun = request.prefix if isinstance(request.prefix, str) else ""
     solver = shop.roles.get("solver")
     opened = solver is not None and solver.opens_thought
-    (verdict,) = await shop.engine(problem).verify_all([(begun + new.text, new.truncated, opened)], problem.gold)
+    (verdict,) = await ProblemEngine(shop, problem).verify_all(
+        [(begun + new.text, new.truncated, opened)], problem.gold
+    )
     return verdict.status == recorded.verdict.partition(":")[0]
 
 

@@ -34,9 +34,10 @@ from tracemill.schemas.errors import DiskFull, EngineLost, JudgeRefused, LawBrok
 from tracemill.schemas.recipe import Recipe
 from tracemill.schemas.request import Capability, Completion, Request, TokenScores
 from tracemill.schemas.rows import Problem
-from tracemill.synth.engine import Workshop
+from tracemill.synth.engine import ProblemEngine
 from tracemill.synth.gate import Stopped
 from tracemill.synth.roles import with_backend
+from tracemill.synth.workshop import Workshop
 
 SCHEMA = 1
 AT_ONCE = 256
@@ -191,7 +192,7 @@ class Look(Run):
     async def _asked(self, problem: Problem, going: Going) -> Record | None:
         """Run the method, and the scores that may ask for something too; None where it could not go on to its end."""
         _going.set(going)
-        engine = self.shop.engine(problem)
+        engine = ProblemEngine(self.shop, problem)
         try:
             if self.plan.scores:
                 await outcomes.work(self.plan, problem, engine)

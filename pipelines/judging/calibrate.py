@@ -19,8 +19,9 @@ from tracemill.pipelines.running.outcomes import scored, trace_row
 from tracemill.schemas.errors import DiskFull, EngineLost, JudgeRefused, LawBroken, RecipeError
 from tracemill.schemas.request import Message
 from tracemill.schemas.rows import Problem, Share, Trace
-from tracemill.synth.engine import ProblemEngine, Workshop, together
+from tracemill.synth.engine import ProblemEngine, together
 from tracemill.synth.gate import Stopped
+from tracemill.synth.workshop import Workshop
 
 if TYPE_CHECKING:
     from tracemill.pipelines.plan import Plan
@@ -105,14 +106,14 @@ async def _of_method(cases: Cases, shop: Workshop, faults: dict[str, str]) -> li
 
     async def ask(case: Case) -> bool | None:
         problem = Problem(problem_id=_problem_id(case), question="")
-        return _said(cases.plugin, await cases.plugin.ask(hook, dict(case.given), shop.engine(problem)))
+        return _said(cases.plugin, await cases.plugin.ask(hook, dict(case.given), ProblemEngine(shop, problem)))
 
     return await together(_caught(case, ask(case), faults) for case in cases.all)
 
 
 async def _of_score(plan: "Plan", cases: Cases, shop: Workshop, faults: dict[str, str]) -> list[bool | None]:
     problems = [_problem(case) for case in cases.all]
-    engines = [shop.engine(problem) for problem in problems]
+    engines = [ProblemEngine(shop, problem) for problem in problems]
     rows = [await _row(plan, *of) for of in zip(cases.all, problems, engines, strict=True)]
     check_given(plan, cases, rows)
     scores = scores_needed(plan, cases.plugin)

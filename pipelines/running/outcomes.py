@@ -11,9 +11,10 @@ from tracemill.pipelines.recipes.catalog import Plugin
 from tracemill.schemas.errors import ProblemFailed, RecipeError
 from tracemill.schemas.rows import Outcome, Problem, Rejection, Trace, Verdict
 from tracemill.schemas.tables import COMMON, stored
-from tracemill.synth.engine import Drawn, ProblemEngine
+from tracemill.synth.engine import ProblemEngine
 from tracemill.synth.reply import never_closed, split_reasoning
 from tracemill.synth.roles import THINK, Role
+from tracemill.synth.workshop import Drawn
 
 
 class Refused(msgspec.Struct, array_like=True):

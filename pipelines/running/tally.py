@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tracemill.pipelines.plan import Plan
 from tracemill.pipelines.running.outcomes import Record
 from tracemill.schemas.rows import Problem, draw
-from tracemill.synth.engine import Meter
+from tracemill.synth.workshop import Meter
 
 if TYPE_CHECKING:
     from tracemill.pipelines.judging.calibrate import Measured

@@ -45,7 +45,7 @@ from tracemill.schemas.errors import (
     WorkersLost,
 )
 from tracemill.schemas.recipe import Recipe
-from tracemill.synth.engine import Meter
+from tracemill.synth.workshop import Meter
 
 if TYPE_CHECKING:
     from distributed import Client, Future

@@ -22,7 +22,6 @@ from common import scratch, table
 from tracemill.pipelines.running.collector import collected_rarely
 from tracemill.schemas.recipe import EngineTable, ModelTable
 from tracemill.schemas.rows import Problem
-from tracemill.synth.engine import Workshop
 from tracemill.synth.journal import Journal
 from tracemill.synth.models import open_role
 from tracemill.synth.petri_trace import layout
@@ -34,6 +33,7 @@ from tracemill.synth.petri_trace.validators import check
 from tracemill.synth.petri_trace.writer import Asker, Draft, Execution, write
 from tracemill.synth.tiny.problems import arith
 from tracemill.synth.verify import Verifier
+from tracemill.synth.workshop import Workshop
 
 TABLE = ModelTable(name="tiny-reasoner", max_tokens=64, dtype="float32", temperature=1.0)
 PROMPT = "## Question\n{question}\n## Task\nThink carefully."

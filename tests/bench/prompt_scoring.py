@@ -26,10 +26,11 @@ from tracemill.schemas.recipe import EngineTable, ModelTable
 from tracemill.schemas.request import Rendered
 from tracemill.schemas.rows import Problem
 from tracemill.synth.backends.vllm.args import environment
-from tracemill.synth.engine import Workshop
+from tracemill.synth.engine import ProblemEngine
 from tracemill.synth.journal import Journal
 from tracemill.synth.models import open_role
 from tracemill.synth.verify import Verifier
+from tracemill.synth.workshop import Workshop
 
 PROMPT, CONTINUATION = 64, 448
 """Tokens of each text, as a trace has them: a question, and what is said to it."""
@@ -102,7 +103,7 @@ async def ours(shop: Workshop, count: int, round_: int, top: int) -> dict[str, A
 
     async def one(number: int, ids: list[int]) -> Any:
         async with seats:
-            engine = shop.engine(Problem(problem_id=f"{round_}-{number}", question=""))
+            engine = ProblemEngine(shop, Problem(problem_id=f"{round_}-{number}", question=""))
             return await engine.score(Rendered(tuple(ids[:PROMPT]), None), tuple(ids[PROMPT:]), top=top)
 
     running = backend._host  # type: ignore[attr-defined] # the first request starts it

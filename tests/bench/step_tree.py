@@ -33,7 +33,7 @@ from tracemill.schemas.recipe import EngineTable, ModelTable
 from tracemill.schemas.request import Completion, Message, Sampling
 from tracemill.schemas.rows import Outcome, Problem, Verdict, draw
 from tracemill.schemas.tables import declared
-from tracemill.synth.engine import Workshop
+from tracemill.synth.engine import ProblemEngine
 from tracemill.synth.journal import Journal
 from tracemill.synth.models import open_role
 from tracemill.synth.step_tree import COLUMNS, TABLES, bfs, step_tree
@@ -45,6 +45,7 @@ from tracemill.synth.step_tree.rows import Rules, outcome_of, tables_of
 from tracemill.synth.step_tree.search import Search
 from tracemill.synth.step_tree.tables import node_rows
 from tracemill.synth.verify import Verifier
+from tracemill.synth.workshop import Workshop
 
 PROMPT = "## Question\n{question}\n## Task\nSolve step by step."
 TEMPERATURE = 1.3
@@ -64,7 +65,7 @@ async def vllm(folder: Path, block_size: int = 32) -> AsyncIterator[Workshop]:
     role = open_role("solver", model, engine, runtime=folder / "engines")
     shop = Workshop({"solver": role}, Journal(folder / "journal"), Verifier())
     try:
-        await shop.engine(problems(1, 0)[0]).sample("1 + 1?")  # the engine is up before anything is timed
+        await ProblemEngine(shop, problems(1, 0)[0]).sample("1 + 1?")  # the engine is up before anything is timed
         yield shop
     finally:
         await shop.close()
@@ -82,7 +83,7 @@ async def grow(
     """The outcomes of these problems, and what growing them took."""
     role = shop.roles["solver"]
     before, drawn, began = role.facts(), shop.meter.samples_new, time.perf_counter()
-    each = (step_tree(problem, shop.engine(problem), prompt=PROMPT, **options) for problem in some)
+    each = (step_tree(problem, ProblemEngine(shop, problem), prompt=PROMPT, **options) for problem in some)
     made = await asyncio.gather(*each) if at_once else [await one for one in each]
     wall, after = time.perf_counter() - began, role.facts()
     read = after["prompt_tokens"] - before["prompt_tokens"]
@@ -221,7 +222,7 @@ async def worth(
 
 
 async def true_value(shop: Workshop, problem: Problem, steps: tuple[str, ...], n: int = 256) -> float:
-    engine, layout = shop.engine(problem), Layout("headers")
+    engine, layout = ProblemEngine(shop, problem), Layout("headers")
     prefix = layout.prefix(steps)
     sampling = Sampling(stop=layout.stop, include_stop=True)
     asked = (Message(role="user", content=PROMPT.replace("{question}", problem.question)),)
