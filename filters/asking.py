@@ -7,7 +7,6 @@ from typing import Any, Literal
 Shown = Literal["trace", "content"]
 Fault = Literal["cut_off", "no_number", "not_on_scale"]
 
-_PLACE = re.compile(r"\{(\w+)\}")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _DECORATION = r"[\s*_`#>$]*"
 _LAST_LINE = re.compile(
@@ -15,11 +14,6 @@ _LAST_LINE = re.compile(
     rf"(?:\\boxed\{{)?(?P<number>[+-]?\d+(?:[.,]\d+)?)\}}?(?:{_DECORATION}(?:/{_DECORATION}(?P<of>\d+)|%))?{_DECORATION}\.?{_DECORATION}",
     re.IGNORECASE,
 )
-
-
-def fill(prompt: str, **parts: str) -> str:
-    """`prompt` with each {place} that is named in `parts` replaced, at once: what is put in is not looked at again."""
-    return _PLACE.sub(lambda place: parts.get(place[1], place[0]), prompt)
 
 
 def shown(trace: Mapping[str, Any], show: Shown) -> str:

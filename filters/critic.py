@@ -10,7 +10,8 @@ asks about the traces that stand for a cluster only. The prompts are our own. Th
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from tracemill.filters.asking import Shown, check_name, check_prompt, fill, number_in, shown
+from tracemill.filters.asking import Shown, check_name, check_prompt, number_in, shown
+from tracemill.schemas.filling import fill
 from tracemill.schemas.plugins import Engine
 from tracemill.schemas.request import Sampling
 

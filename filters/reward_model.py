@@ -15,8 +15,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from tracemill.filters.asking import Shown, check_name, check_prompt, fill, shown
+from tracemill.filters.asking import Shown, check_name, check_prompt, shown
 from tracemill.schemas.errors import RecipeError
+from tracemill.schemas.filling import fill
 from tracemill.schemas.plugins import Engine
 
 Over = Literal["min", "product", "mean", "last"]

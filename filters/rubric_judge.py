@@ -12,7 +12,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tracemill.filters.asking import Shown, check_name, check_prompt, fill, number_in, shown
+from tracemill.filters.asking import Shown, check_name, check_prompt, number_in, shown
+from tracemill.schemas.filling import fill
 from tracemill.schemas.plugins import Engine
 from tracemill.schemas.request import Sampling
 

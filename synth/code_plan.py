@@ -17,6 +17,7 @@ from typing import Literal
 
 import polars as pl
 
+from tracemill.schemas.filling import fill
 from tracemill.schemas.plugins import Engine, PromptLike
 from tracemill.schemas.request import Sampling
 from tracemill.schemas.rows import Mean, Outcome, Problem, Rejection, Summary, Trace
@@ -28,7 +29,6 @@ from tracemill.synth.plans import (
     asking,
     check_places,
     check_shares,
-    filled,
     leak,
     right_one,
     spoken,
@@ -159,7 +159,7 @@ async def code_plan(
         "delta_shuffled": gain_other,
         "shuffled_from": other[0].problem_id if other else None,
     }
-    whole = filled(block, plan=code.text, response=text)
+    whole = fill(block, plan=code.text, response=text)
     trace = Trace(
         problem_id=problem.problem_id, name="plan", prompt=shown(problem, prompt), text=whole, n_tokens=engine.count_tokens(whole),
         finish_reason="given" if given else "stop", model="given" if given else engine.model_name(), counted=engine.counter(),

@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 
 from tracemill.schemas.errors import ProblemFailed
+from tracemill.schemas.filling import fill
 from tracemill.schemas.plugins import Engine
 from tracemill.schemas.request import Completion, Rendered, Sampling
 from tracemill.schemas.rows import Judgement, Outcome, Problem, Rejection, Share, Summary, Trace
@@ -191,8 +192,7 @@ async def _judged(engine: Engine, ids: tuple[int, ...], t: int, slm: int, went: 
 
 async def _word(engine: Engine, judge: str, context: str, first: str, second: str) -> tuple[Judgement, str]:
     """What the judge says of two texts, and its likeliest token."""
-    texts = {"context": context, "first": first, "second": second}
-    asked = re.sub(r"\{(context|first|second)\}", lambda place: texts[place[1]], judge)
+    asked = fill(judge, context=context, first=first, second=second)
     judged = await engine.judge(asked, ("1", "0"))
     return judged, judged.returned[0][0].strip() if judged.returned else ""
 

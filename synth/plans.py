@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, Literal
 
+from tracemill.schemas.filling import fill
 from tracemill.schemas.plugins import Engine
 from tracemill.schemas.request import Completion, Message, Sampling
 from tracemill.schemas.rows import Outcome, Problem, Rejection, draw
@@ -39,7 +40,6 @@ GREEDY, AGAIN = Sampling(temperature=0.0), Sampling(temperature=0.6)
 
 _TITLE = re.compile(r"^[ \t>#]*\d+\.(?!\d)[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
 _NUMBERING = re.compile(r"^[ \t>#*]*(?:step\s+\d+[.):]?|\d+[.):])(?!\d)", re.MULTILINE | re.IGNORECASE)
-_PLACE = re.compile(r"\{(\w+)\}")
 _WORD = re.compile(r"[^\W_]+(?:'\w+)?")
 
 
@@ -63,12 +63,7 @@ def asking(problem: Problem, template: str, **texts: str) -> tuple[Message, ...]
     before = problem.messages or ()
     if before and before[-1]["role"] == "user":
         before = before[:-1]
-    return (*before, Message(role="user", content=filled(template, **texts)))
-
-
-def filled(template: str, **texts: str) -> str:
-    """`template` with texts in the places of their names, all at once: braces in a text stay what they are."""
-    return _PLACE.sub(lambda place: texts.get(place[1], place[0]), template)
+    return (*before, Message(role="user", content=fill(template, **texts)))
 
 
 async def right_one(

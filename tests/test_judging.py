@@ -11,12 +11,13 @@ import polars as pl
 import pytest
 
 from tests.conftest import PROBLEMS
-from tracemill.filters.asking import fill, number_in
+from tracemill.filters.asking import number_in
 from tracemill.filters.critic import critic
 from tracemill.filters.rubric_judge import rubric_judge
 from tracemill.pipelines.build import build
 from tracemill.pipelines.store import Dataset, Store
 from tracemill.schemas.errors import RecipeError
+from tracemill.schemas.filling import fill
 from tracemill.schemas.recipe import Recipe, parse_recipe
 from tracemill.schemas.request import Completion, Request, TokenScores
 from tracemill.schemas.rows import Judgement

@@ -10,10 +10,10 @@ memory really hides what is folded: each step is a request of its own, made of t
 since memory, filters and method are three things.
 """
 
-import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tracemill.schemas.filling import fill
 from tracemill.schemas.plugins import Engine
 from tracemill.schemas.request import Completion, Message, Sampling
 from tracemill.schemas.rows import Outcome, Problem, Rejection, Trace, Verdict, draw
@@ -167,8 +167,8 @@ async def _went(
 
 def _shown(problem: Problem, memory: Memory, prompt: str, notes: str) -> str:
     """The prompt with the question and the memory in it; what stands in them is not read again."""
-    texts = {"question": worded(problem), "notes": notes.replace("{notes}", memory.notes()) if memory.entries else ""}
-    return re.sub(r"\{(question|notes)\}", lambda place: texts[place[1]], prompt)
+    remembered = fill(notes, notes=memory.notes()) if memory.entries else ""
+    return fill(prompt, question=worded(problem), notes=remembered)
 
 
 def _fault(trajectory: Trajectory, name: str, commit_only: float) -> tuple[str | None, dict[str, Any]]:

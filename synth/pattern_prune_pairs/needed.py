@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+from tracemill.schemas.filling import fill
 from tracemill.schemas.plugins import Engine
 from tracemill.schemas.request import Sampling
 from tracemill.synth.pattern_prune_pairs.exits import Ends
@@ -37,8 +38,7 @@ class Pruned:
 
 async def ask(engine: Engine, judge: str, question: str, thought: str, segment: str, salt: str) -> str:
     """The auxiliary model's reply on one segment of a thought."""
-    texts = {"question": question, "solution": thought.strip(), "segment": segment.strip()}
-    asked = re.sub(r"\{(question|solution|segment)\}", lambda place: texts[place[1]], judge)
+    asked = fill(judge, question=question, solution=thought.strip(), segment=segment.strip())
     [reply] = await engine.sample(
         asked, role="judge", scope="pattern_prune_pairs", salt=salt, sampling=Sampling(temperature=0.0)
     )

@@ -137,13 +137,7 @@ PLACES: Mapping[str, tuple[str, ...]] = {
 }
 """Which of these each call fills."""
 
-_PLACE = re.compile(r"\{(\w+)\}")
 _MEANT = re.compile(r"(?<!\w)\{(\w+)\}")  # not the braces of \boxed{x}
-
-
-def fill(template: str, values: Mapping[str, object]) -> str:
-    """A template with its places filled, all at once; what is no place stays as it is."""
-    return _PLACE.sub(lambda match: str(values.get(match[1], match[0])), template)
 
 
 def check_prompts(prompts: Mapping[str, str], *, option: str) -> None:

@@ -9,13 +9,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from tracemill.schemas.filling import fill
 from tracemill.schemas.plugins import Engine
 from tracemill.schemas.request import Completion, Sampling
 from tracemill.schemas.rows import Problem
 from tracemill.synth.engine import together
 from tracemill.synth.petri_trace.net import Net, Step
 from tracemill.synth.petri_trace.premises import facts
-from tracemill.synth.petri_trace.prompts import PROMPTS, fill, sentences
+from tracemill.synth.petri_trace.prompts import PROMPTS, sentences
 from tracemill.synth.petri_trace.text import plan_text
 from tracemill.synth.prompts import worded
 from tracemill.synth.reply import split_reasoning
@@ -63,10 +64,10 @@ class Asker:
         """One completion of a call, forced to begin with its prefix and `begins`."""
         asked = sentences(self.problem.question)
         filling = {"question": self.question, "goal": self.goal, "asked": asked[-1] if asked else "", **values}
-        prefix = fill(self.prefixes.get(call, ""), filling) + begins
+        prefix = fill(self.prefixes.get(call, ""), **filling) + begins
         sampling = Sampling(temperature=self.temperature, stop=tuple(self.stops[call]) if call in self.stops else None)
         [said] = await self.engine.sample(
-            fill(self.prompts.get(call, PROMPTS[call]), filling),
+            fill(self.prompts.get(call, PROMPTS[call]), **filling),
             start=draw,
             role=role,
             scope=SCOPE,
@@ -84,7 +85,7 @@ class Asker:
     def shown(self, steps: Sequence[Step]) -> str:
         """Steps as later prompts show them, one after the other."""
         form = self.prompts.get("shown", PROMPTS["shown"])
-        return "".join(fill(form, about(step, place)) for place, step in enumerate(steps, start=1))
+        return "".join(fill(form, **about(step, place)) for place, step in enumerate(steps, start=1))
 
 
 def about(step: Step, place: int) -> dict[str, object]:
@@ -126,7 +127,7 @@ async def write(
         step = draft.steps[place[n]]
         before = [draft.steps[place[dep]] for dep in step.deps]
         values = {**about(step, len(before) + 1), "plan": plan, "facts": known[n], "shown": asker.shown(before)}
-        begins = fill(asker.begins, values)
+        begins = fill(asker.begins, **values)
         said = await asker.ask("step", values, salt=str(n), draw=draw, begins=begins)
         text = content(said, begins)
         if clean and text:
