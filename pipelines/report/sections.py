@@ -59,7 +59,9 @@ def _tiles(facts: Facts) -> Tiles:
     ]
     if facts.passed:
         first = facts.passed[0]
-        tiles.append(("samples right", share(first.right, first.samples), f"of {first.samples:,} by {first.role}"))
+        open_ones = f", {first.undecided:,} of them undecided" if first.undecided else ""
+        of = f"of {first.samples:,} by {first.role}{open_ones}"
+        tiles.append(("samples right", share(first.right, first.samples), of))
     if facts.lengths is not None:
         tiles.append(("tokens", tokens(facts.lengths.total), f"median {facts.lengths.median:,} a trace"))
     licences = sorted({str(source.get("licence", "unknown")) for source in manifest.get("sources", ())})
