@@ -373,6 +373,8 @@ def test_notes_that_say_the_same_are_told_by_their_longest_common_subsequence():
         ("B is 8.\ncommit:", "empty_action"),
         ("answer: ", "empty_action"),
         ("expand: the first", "no_number"),
+        ("expand: " + "9" * 20, "no_number"),
+        ("expand: " + "9" * 5000, "no_number"),
         ("", "no_action"),
     ],
 )
