@@ -23,6 +23,7 @@ from tracemill.schemas.request import Completion, Rendered, Sampling
 from tracemill.schemas.rows import Judgement, Outcome, Problem, Rejection, Share, Summary, Trace
 from tracemill.synth.engine import together
 from tracemill.synth.prompts import PROMPT, check_prompt, check_temperature, shown
+from tracemill.synth.sample import MOST
 
 NEEDS = {"solver": ("complete", "prefix"), "small": ("score",), "judge": ("logprobs",)}
 ONE_TOKENIZER = ("solver", "small")
@@ -103,8 +104,8 @@ Asks = tuple[str, tuple[str, str]]
 
 def check(*, n: int, most: int, top: int, judge: str, prompt: str, temperature: float | None, **_: Any) -> None:
     """Raise ValueError for options that cannot work."""
-    if n < 1 or most < 1:
-        raise ValueError(f"n = {n}, most = {most}: at least one answer, of at least one token")
+    if not 1 <= n <= MOST or most < 1:
+        raise ValueError(f"n = {n}, most = {most}: between 1 and {MOST:,} answers, of at least one token")
     if not 1 <= top <= TOP:
         raise ValueError(f"top = {top}: between 1 and {TOP} of the small model's likeliest tokens at each place")
     for place in ("{first}", "{second}"):

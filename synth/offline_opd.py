@@ -19,6 +19,7 @@ from tracemill.schemas.request import Completion, Rendered, Sampling
 from tracemill.schemas.rows import Mean, Outcome, Problem, Rejection, Summary, Trace
 from tracemill.synth.engine import together
 from tracemill.synth.prompts import PROMPT, check_prompt, check_temperature, shown
+from tracemill.synth.sample import MOST as DRAWS
 
 NEEDS = {"solver": ("complete",), "teacher": ("score",)}
 ONE_TOKENIZER = ("solver", "teacher")
@@ -56,8 +57,8 @@ LEAST = -100.0
 
 def check(*, n: int, most: int, prompt: str, temperature: float | None, **_: object) -> None:
     """Raise ValueError for options that cannot work."""
-    if n < 1 or most < 1:
-        raise ValueError(f"n = {n}, most = {most}: at least one rollout, and one token of it")
+    if not 1 <= n <= DRAWS or most < 1:
+        raise ValueError(f"n = {n}, most = {most}: between 1 and {DRAWS:,} rollouts, and at least one token of each")
     check_prompt(prompt)
     check_temperature(temperature)
 

@@ -17,7 +17,7 @@ from tracemill.schemas.request import Completion, Message, Sampling
 from tracemill.schemas.rows import Outcome, Problem, Rejection, draw
 from tracemill.synth.engine import together
 from tracemill.synth.hints.leakage import Secrets, leaks, numbers
-from tracemill.synth.prompts import shown, worded
+from tracemill.synth.prompts import earlier, shown, worded
 from tracemill.synth.reply import split_reasoning
 from tracemill.synth.roles import THINK
 
@@ -60,10 +60,7 @@ def check_shares(**shares: float) -> None:
 def asking(problem: Problem, template: str, **texts: str) -> tuple[Message, ...]:
     """`template` with {question} and the names of `texts` filled in, as the last turn of whatever the problem brings before its question."""
     texts["question"] = worded(problem)
-    before = problem.messages or ()
-    if before and before[-1]["role"] == "user":
-        before = before[:-1]
-    return (*before, Message(role="user", content=fill(template, **texts)))
+    return (*earlier(problem), Message(role="user", content=fill(template, **texts)))
 
 
 async def right_one(

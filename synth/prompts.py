@@ -26,6 +26,12 @@ def shown(problem: Problem, prompt: str) -> tuple[Message, ...]:
     return problem.messages or (Message(role="user", content=prompt.replace("{question}", worded(problem))),)
 
 
+def earlier(problem: Problem) -> tuple[Message, ...]:
+    """The turns of a conversation that a problem brings, before its question."""
+    turns = problem.messages or ()
+    return turns[:-1] if turns and turns[-1]["role"] == "user" else turns
+
+
 def worded(problem: Problem) -> str:
     """The question, with the options of a multiple choice under it: `A. Paris`."""
     lettered = [f"{letter}. {text}" for letter, text in zip(ascii_uppercase, problem.options or (), strict=False)]

@@ -485,6 +485,8 @@ BAD = {"question": "q", "solution": "t", "expected": "bad"}
         ([GOOD, {**BAD, "messages": []}], r"either `solution`"),
         ([GOOD, {"question": "q", "messages": [{"role": "user", "content": "x"}], "expected": "bad"}], r"messages: turns of role and content"),
         ([GOOD, {**BAD, "id": 3}], r"id = 3: a text"),
+        ([GOOD, {**BAD, "id": "\ud800"}], r"line 2: half of a surrogate pair"),
+        ([GOOD, {**BAD, "solution": "x \udc00"}], r"line 2: half of a surrogate pair"),
         ([{**GOOD, "id": "a"}, {**BAD, "id": "a"}], r"line 2: the same case as line 1, by its id"),
         ([GOOD, BAD, {**BAD, "expected": "good"}], r"line 3: the same case as line 2, by its content"),
     ],
@@ -494,6 +496,13 @@ def test_a_file_that_measures_nothing_is_refused_before_the_first_token(
 ):
     with pytest.raises(RecipeError, match=message):
         build(judged(cases(rows)), store, reply=lambda _: pytest.fail("asked"))
+
+
+def test_a_line_ends_where_json_lines_end(judged: Make, store: Store, cases: Any):
+    rows = [{**row, "solution": f"sure\u2028\x85 {i}"} for i, row in enumerate((GOOD, BAD))]
+    lines = [json.dumps(row, ensure_ascii=False) + "\r" for row in rows]
+    made = build(judged(cases(["\ufeff" + lines[0], lines[1]])), store, reply=judge)
+    assert measured(made)["cases"] == 2
 
 
 def test_what_cannot_be_measured_is_refused_before_the_first_token(

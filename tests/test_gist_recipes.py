@@ -373,6 +373,8 @@ def test_notes_that_say_the_same_are_told_by_their_longest_common_subsequence():
         ("B is 8.\ncommit:", "empty_action"),
         ("answer: ", "empty_action"),
         ("expand: the first", "no_number"),
+        ("expand: " + "9" * 20, "no_number"),
+        ("expand: " + "9" * 5000, "no_number"),
         ("", "no_action"),
     ],
 )
@@ -525,10 +527,29 @@ def test_the_protocol_of_another_model(recipe: Make, store: Store):
     assert any("## Question\nWhat is 0 + 0?\n## Notes\n1. found 1\n2. found 2\n## Task" in text for text in asked)
 
 
+def test_a_conversation_keeps_its_system_prompt_and_earlier_turns_at_every_step(
+    recipe: Make, store: Store, tmp_path: Path
+):
+    turns = [{"role": "system", "content": "Be terse."}, {"role": "user", "content": "Hi."}]
+    turns += [{"role": "assistant", "content": "Hello."}, {"role": "user", "content": "What is 1 + 1?"}]
+    (tmp_path / "chats.jsonl").write_text(json.dumps({"id": "p", "messages": turns, "answer": "2"}))
+    source = {"path": str(tmp_path / "chats.jsonl"), "messages": "messages"}
+    asked: list[str] = []
+
+    def reply(request: Request) -> str:
+        asked.append(str(request.prompt))
+        return "answer: \\boxed{2}" if len(asked) > 1 else "1 and 1 is 2.\ncommit: 2"
+
+    made = built(recipe, store, reply, source=source, synth={"use": "memory_actions", "commit_only": 1.0})
+    assert [all(turn in text for turn in ("Be terse.", "Hi.", "Hello.")) for text in asked] == [True, True]
+    assert [len(messages) for messages in rows(made)["messages"]] == [5, 5]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"steps": 1}, "2 to 1000 steps"),
+        ({"n": 10**9}, "between 1 and 100,000 trajectories"),
         ({"commit_only": 30.0}, "commit_only = 30.0: the share that is kept"),
         ({"prompt": "{question}"}, "prompt = '{question}' has no place for the notes"),
         ({"notes": "Notes:"}, "notes = 'Notes:' has no place for the notes"),

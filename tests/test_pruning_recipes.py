@@ -386,6 +386,8 @@ def test_what_the_search_finds_is_an_exit_and_the_segment_before_is_none(good: l
     [
         ({"n": 0}, "n = 0, answers = 8"),
         ({"threshold": 0.0}, "threshold = 0.0: the share"),
+        ({"n": 10**9}, "between 1 and 100,000 thoughts and answers"),
+        ({"answers": 10**9}, "between 1 and 100,000 thoughts and answers"),
         ({"fall": 0.75}, "fall = 0.75: how far"),
         ({"min_tokens": -1}, "min_tokens = -1"),
         ({"cues": []}, "name at least one cue"),
@@ -560,6 +562,7 @@ def test_the_model_that_opens_its_own_thought_keeps_the_tag_and_code_is_no_refle
     ("options", "message"),
     [
         ({"tries": 0}, "tries = 0"),
+        ({"tries": 10**9}, "at most 100,000 tries"),
         ({"share": 1.5}, "share = 1.5"),
         ({"ratio": 0.9}, "ratio = 0.9"),
         ({"threshold": 0.0}, "threshold = 0.0"),

@@ -8,6 +8,7 @@ Read and checked before the first token.
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ GOOD, BAD = "good", "bad"
 OF_A_CASE = ("id", "expected")
 OF_A_TRACE = ("question", "solution", "messages", "gold", "difficulty")
 """What a case says of the trace that a score is to look at; `solution` is its text, `messages` the same as a conversation."""
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ def read_cases(step: Judging, plugin: Plugin, kind: str, own_columns: Sequence[s
     check = _fields_of_hook(plugin, where) if kind == "method" else _fields_of_trace(plugin, own_columns)
     try:
         content = path.read_bytes()
-        lines = content.decode("utf-8").splitlines()
+        lines = content.decode("utf-8-sig").split("\n")  # `splitlines` parts at U+2028 too, which JSON leaves in texts
     except OSError as error:
         raise RecipeError(
             f"{where}: {path} cannot be read ({error.strerror}); write it relative to the recipe, with ./"
@@ -91,6 +93,10 @@ def _cases(lines: Sequence[str], where: str, check: Callable[[Mapping[str, Any],
             raise RecipeError(f"{at}: not JSON: {error}; a case a line, each an object") from None
         if not isinstance(row, dict):
             raise RecipeError(f"{at}: {line.strip()[:60]!r} is no object; a case is one, with `expected` in it")
+        if _HALF.search(json.dumps(row, ensure_ascii=False)):
+            raise RecipeError(
+                f"{at}: half of a surrogate pair, such as \\ud800: no text in UTF-8, and no model reads it"
+            )
         given = {name: value for name, value in row.items() if name not in OF_A_CASE}
         check(given, at)
         good, wanted = _expected(row, at)

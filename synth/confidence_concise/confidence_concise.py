@@ -22,6 +22,7 @@ from tracemill.synth.confidence_concise.columns import COLUMNS
 from tracemill.synth.confidence_concise.tries import BLANK, Task, Try
 from tracemill.synth.engine import together
 from tracemill.synth.prompts import PROMPT, check_prompt, check_temperature, shown
+from tracemill.synth.sample import MOST
 
 NEEDS = {"solver": ("complete", "prefix", "logprobs", "score")}
 
@@ -63,8 +64,10 @@ def check(
     **_: Any,
 ) -> None:
     """Raise ValueError for options that cannot work."""
-    if tries < 1 or in_a_row < 1 or injections < 1:
-        raise ValueError(f"tries = {tries}, in_a_row = {in_a_row}, injections = {injections}: at least 1 of each")
+    if not 1 <= tries <= MOST or in_a_row < 1 or injections < 1:
+        raise ValueError(
+            f"tries = {tries}, in_a_row = {in_a_row}, injections = {injections}: at least 1 of each, and at most {MOST:,} tries"
+        )
     if not 0 < share <= 1 or ratio < 1:
         raise ValueError(f"share = {share}, ratio = {ratio}: a share above 0 and up to 1, and a ratio of 1 or more")
     if not 0 < threshold <= 1:

@@ -8,7 +8,7 @@ from typing import Literal
 Action = Literal["commit", "expand", "fold", "answer"]
 
 _LINE = re.compile(r"^[ \t]*(commit|expand|fold|answer)[ \t]*:[ \t]*(.*)$", re.IGNORECASE | re.MULTILINE)
-_NUMBER = re.compile(r"#?(\d+)\.?")
+_NUMBER = re.compile(r"#?(\d{1,9})\.?")
 
 
 @dataclass(frozen=True, slots=True)

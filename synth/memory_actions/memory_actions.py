@@ -20,7 +20,8 @@ from tracemill.schemas.rows import Outcome, Problem, Rejection, Trace, Verdict, 
 from tracemill.synth.engine import together
 from tracemill.synth.memory_actions import behaviour
 from tracemill.synth.memory_actions.memory import Memory, Move, read_move
-from tracemill.synth.prompts import check_prompt, check_temperature, worded
+from tracemill.synth.prompts import check_prompt, check_temperature, earlier, worded
+from tracemill.synth.sample import MOST
 
 PROMPT = """\
 Solve the problem one step at a time. You have a memory of numbered notes, one for each step that is done, and you are shown nothing else of \
@@ -42,9 +43,9 @@ STEPS, COMMIT_ONLY = 40, 3
 
 def check(*, n: int, steps: int, commit_only: float, prompt: str, notes: str, temperature: float | None) -> None:
     """Raise ValueError for options that cannot work."""
-    if n < 1 or not 2 <= steps <= 1000:
+    if not 1 <= n <= MOST or not 2 <= steps <= 1000:
         raise ValueError(
-            f"n = {n}, steps = {steps}: at least one trajectory of each problem, and 2 to 1000 steps of it"
+            f"n = {n}, steps = {steps}: between 1 and {MOST:,} trajectories of each problem, and 2 to 1000 steps of one"
         )
     if not 0 <= commit_only <= 1:
         raise ValueError(
@@ -146,7 +147,7 @@ async def _went(
     memory, way = Memory(), Trajectory(number)
     for at in range(most):
         context = _shown(problem, memory, *templates)
-        asked = (Message(role="user", content=context),)
+        asked = (*earlier(problem), Message(role="user", content=context))
         [reply] = await engine.sample(asked, start=number, scope="memory_actions", salt=str(at), sampling=sampling)
         visible = engine.count_tokens(context)
         read = "truncated" if reply.truncated else read_move(reply.text)
@@ -199,7 +200,7 @@ def _trace(problem: Problem, engine: Engine, way: Trajectory, name: str, number:
         problem,
         step.completion,
         name=f"{name}-{number:02d}",
-        prompt=(Message(role="user", content=step.context),),
+        prompt=(*earlier(problem), Message(role="user", content=step.context)),
         model=engine.model_name(),
         traj_id=f"{problem.problem_id}/{name}",
         step=number,

@@ -20,6 +20,7 @@ from tracemill.synth.engine import together
 from tracemill.synth.pattern_prune_pairs.needed import JUDGE
 from tracemill.synth.pattern_prune_pairs.thought import Task, Thought
 from tracemill.synth.prompts import PROMPT, check_prompt, check_temperature, shown
+from tracemill.synth.sample import MOST
 
 NEEDS = {"solver": ("complete", "prefix"), "judge": ("complete",)}
 
@@ -48,8 +49,10 @@ def check(
     **_: Any,
 ) -> None:
     """Raise ValueError for options that cannot work."""
-    if n < 1 or answers < 1 or short < 1:
-        raise ValueError(f"n = {n}, answers = {answers}, short = {short}: at least one thought, answer and token")
+    if not (1 <= n <= MOST and 1 <= answers <= MOST and short >= 1):
+        raise ValueError(
+            f"n = {n}, answers = {answers}, short = {short}: between 1 and {MOST:,} thoughts and answers, and at least one token"
+        )
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold = {threshold}: the share of right answers that an exit takes, above 0 and up to 1")
     if not 0 <= fall < threshold:
