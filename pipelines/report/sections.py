@@ -59,7 +59,9 @@ def _tiles(facts: Facts) -> Tiles:
     ]
     if facts.passed:
         first = facts.passed[0]
-        tiles.append(("samples right", share(first.right, first.samples), f"of {first.samples:,} by {first.role}"))
+        open_ = f", {first.undecided:,} undecided" if first.undecided else ""
+        right = share(first.right, first.samples)
+        tiles.append(("samples right", right, f"of {first.samples:,} by {first.role}{open_}"))
     if facts.lengths is not None:
         tiles.append(("tokens", tokens(facts.lengths.total), f"median {facts.lengths.median:,} a trace"))
     licences = sorted({str(source.get("licence", "unknown")) for source in manifest.get("sources", ())})
@@ -375,5 +377,5 @@ def _origin(facts: Facts) -> Iterator[Block]:
         yield Text("promise", f"Determinism {level['level']}: {level['promise']}")
     yield Text(
         "again",
-        f"Made {manifest['created'][:19]} by tracemill {manifest.get('tracemill')}. The whole recipe stands in recipe.toml of the version.",
+        f"Made {manifest['created'][:19]} UTC by tracemill {manifest.get('tracemill')}. The whole recipe stands in recipe.toml of the version.",
     )
