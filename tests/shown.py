@@ -83,6 +83,7 @@ def commit(store: Store, count: int = 230) -> Dataset:
         draft.table("nodes", declared(NODES, where="nodes"), [[_node(row) for row in sorted(nodes, key=_order)]])
         counts = [
             {"stage": "filter:length", "reason": "too_long", "rows": 20},
+            {"stage": "select:near_duplicates_of_others", "reason": "near_duplicate_of_a_better_one", "rows": 0},
             {"stage": "chosen", "reason": "", "rows": len(kept)},
         ]
         facts = {"counts": counts, "problems": {"chosen": len(problems)}}

@@ -679,3 +679,10 @@ def test_a_version_that_cannot_be_read_is_named_with_the_command_that_says_more(
     assert (done.exit_code, type(done.exception)) == (4, SystemExit), done.output
     assert f"`tracemill fsck sums@{now['version']}`" in done.stderr
     assert not out.exists()
+
+
+def test_what_a_source_wrote_commands_no_terminal_from_a_table() -> None:
+    from tracemill.pipelines.asking.screens import columns
+
+    told = "\n".join(columns([{"difficulty": "\x1b[31m\u202eeasy\nhard\x9b", "problems": 3}]))
+    assert told.splitlines()[1:] == [r"  \x1b[31m\u202eeasy\nhard\x9b  3"]

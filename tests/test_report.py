@@ -403,6 +403,27 @@ def test_two_versions_stand_side_by_side_on_one_scale(recipe: Make, store: Store
     assert len(ids) == len(set(ids))
 
 
+def test_funnels_of_two_versions_are_of_one_scale(recipe: Make, store: Store):
+    a = build(recipe(), store, reply=solve).dataset
+    b = build(recipe(name="half", synth={"use": "sample", "n": 2}), store, reply=solve).dataset
+    left, right = html.fromstring(report_two(a, b)).xpath("//section[@id='funnel']//div[@class='pair']/div")
+    drawn = bars_of(left) + bars_of(right)
+    most = max(count for count, _ in drawn)
+    for count, part in drawn:
+        assert part == pytest.approx(count / most, abs=1e-4)
+
+
+def bars_of(side: Any) -> list[tuple[int, float]]:
+    """What each level counts, and how long its bar is."""
+    return [
+        (
+            int(level.xpath("./div[@class='head']/span[@class='number']")[0].text.replace(",", "")),
+            float(level.xpath("./div[@class='bar']/@style")[0].partition(": ")[2]),
+        )
+        for level in side.xpath(".//li[@class='level']")
+    ]
+
+
 def scale(side: Any) -> list[str]:
     """What stands on the axes, in its place."""
     words = ("right", "wrong", "undecided")

@@ -11,6 +11,9 @@ from tests.chromium import Browser
 from tests.conftest import solve
 from tests.test_laws import run, table_of
 from tracemill.pipelines.build import build
+from tracemill.pipelines.report.blocks import Section, Steps
+from tracemill.pipelines.report.funnel import Drop, Funnel, Level
+from tracemill.pipelines.report.page import page_of
 from tracemill.pipelines.report.report import report, report_two
 from tracemill.pipelines.store import Store
 from tracemill.schemas.recipe import Recipe
@@ -90,6 +93,26 @@ for (const e of document.querySelectorAll('h1, h2, h3, p, td, th, a, summary, co
 return faint;
 """
 """Texts with less than 4.5 : 1 between them and their ground, which WCAG 2.2 asks for (success criterion 1.4.3)."""
+
+
+@pytest.mark.parametrize("phone", [False, True])
+def test_bars_of_the_funnel_are_all_of_one_scale(browser: Browser, tmp_path: Path, phone: bool):
+    drops = (Drop("filter:correct", 600, ()), Drop("select:keep", 390, ()))
+    levels = (Level("traces", "trace", 1000, drops), Level("chosen traces", "trace", 10))
+    page = tmp_path / "funnel.html"
+    page.write_text(page_of([Section("funnel", "Funnel", [Steps(Funnel(levels), "x")])], "x", ""), encoding="utf-8")
+    if phone:
+        browser.phone()
+    browser.open(page)
+    script = """return [...document.querySelectorAll('.funnel .bar')].map(bar => {
+        const number = bar.parentElement.querySelector('.number').textContent.replace(/[^0-9]/g, '')
+        return [Number(number), bar.getBoundingClientRect().width, bar.getBoundingClientRect().right]})"""
+    bars = browser.run(script)
+    count, width, _ = max(bars)
+    assert len(bars) == 4
+    for number, wide, right in bars:
+        assert wide == pytest.approx(max(2, width * number / count), abs=1)
+        assert right <= browser.run("return document.querySelector('.funnel').getBoundingClientRect().right") + 1
 
 
 def test_a_dark_page_is_dark_and_its_pictures_too(browser: Browser, page: Path):

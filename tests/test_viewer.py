@@ -432,6 +432,11 @@ async def test_pages_beyond_the_end_are_empty_and_lead_back(viewer: Viewer) -> N
     assert {"first", "previous"} <= {link.text for link in page.iter("a")}
 
 
+async def test_a_search_from_beyond_the_end_names_no_row_that_is_not_there(viewer: Viewer) -> None:
+    answer = await get(viewer, "table?t=rows&q=x&from=5000")
+    assert "Nothing was looked at: the last row is 238." in answer.text
+
+
 async def test_a_report_may_run_its_own_scripts_and_is_a_stranger_to_the_viewer(viewer: Viewer) -> None:
     assert (await get(viewer, "report")).status_code == 404
     viewer.report_file.parent.mkdir(parents=True)

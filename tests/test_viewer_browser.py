@@ -158,5 +158,12 @@ def test_pages_fit_a_phone_in_the_light_and_in_the_dark(browser: Browser, url: s
         assert ground == paper
 
 
+def test_a_phone_shows_how_many_rows_had_a_reason_without_scrolling(browser: Browser, url: str) -> None:
+    browser.phone()
+    browser.open(url)
+    for number in browser.all(".beside td.number"):
+        assert browser.run("return arguments[0].getBoundingClientRect().right", number) <= 360
+
+
 def light_of(colour: str) -> int:
     return sum(int(part) for part in re.findall(r"\d+", colour)[:3])

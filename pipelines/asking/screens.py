@@ -225,7 +225,7 @@ def columns(rows: Sequence[Mapping[str, Any]], *, right: Iterable[str] = ()) -> 
 
 
 def _cell(value: Any) -> str:
-    return "" if value is None else str(value)
+    return "" if value is None else printable(str(value))
 
 
 def one_line(text: str, width: int) -> str:

@@ -56,12 +56,18 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """The funnel, every reason of which opens."""
+    """The funnel, every reason of which opens. `most` is the longest bar of another funnel that stands beside it."""
 
     funnel: Funnel
     ref: str
+    most: int = 0
     key: ClassVar[str] = "funnel"
     kind: ClassVar[str] = "steps"
+
+    @property
+    def scale(self) -> int:
+        """What a bar of the whole width means."""
+        return max([self.most, *(level.count for level in self.funnel.levels)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,10 +32,11 @@ def examples_of(dataset: Dataset) -> list[Section]:
 
 
 _OF_TREES = (
-    "Each step with the right ones of what was drawn from it, their share and its interval. Trees with right and wrong ends and few "
+    "Each step with the right ones of what was drawn from it, their share and its interval: a disc is a good step, "
+    "a square a bad one, a hollow diamond one that is open. Trees with right and wrong ends and few "
     "enough steps to look at come first, by the id of their problem."
 )
-_OF_NETS = "Steps of a frontier can be written at the same time; the critical path is what has to be written one after the other. One net of each shape, that with the smallest id."
+_OF_NETS = "A box is a step, a rounded one what it needs or finds out. Steps of a frontier can be written at the same time; the critical path is what has to be written one after the other. One net of each shape, that with the smallest id."
 
 
 def _trees(dataset: Dataset) -> Iterator[Block]:

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tracemill.pipelines.drawings import CSS
-from tracemill.pipelines.report.blocks import Block, Figure, Section
-from tracemill.pipelines.report.charts import Chart, alike
+from tracemill.pipelines.report.blocks import Block, Figure, Section, Steps
+from tracemill.pipelines.report.charts import Chart, Table, alike
 from tracemill.pipelines.report.draw import DARK, LIGHT, svg
 from tracemill.pipelines.report.funnel import WIDTH
 from tracemill.schemas.printable import printable
@@ -59,6 +59,9 @@ def _scaled(a: Block | None, b: Block | None) -> tuple[Block | None, Block | Non
     if isinstance(a, Figure) and isinstance(b, Figure):
         one, other = alike(a.chart, b.chart)
         return Figure(one, a.note), Figure(other, b.note)
+    if isinstance(a, Steps) and isinstance(b, Steps):
+        most = max(a.scale, b.scale)
+        return replace(a, most=most), replace(b, most=most)
     return a, b
 
 
@@ -85,6 +88,8 @@ def _templates() -> Environment:
     made.globals |= {
         "drawn": _drawn,
         "percent": _percent,
+        "part": lambda part, whole: f"{part / whole:.4f}" if whole else "0",
+        "wordy": _wordy,
         "light": LIGHT,
         "dark": DARK,
         "width": WIDTH,
@@ -103,6 +108,12 @@ def shown(value: Any) -> Any:
 
 def _drawn(chart: Chart, side: str) -> Markup:
     return Markup(svg(chart, key=side))  # noqa: S704 - ElementTree escaped every word in it
+
+
+def _wordy(told: Table) -> bool:
+    """Whether a table needs the width of the page: half of it holds some 60 letters and the space between columns."""
+    lines = [told[0], *told[1]]
+    return sum(3 + max(len(line[place]) for line in lines) for place in range(len(told[0]))) > 72
 
 
 def _percent(part: float, whole: float) -> str:

@@ -59,9 +59,9 @@ def _tiles(facts: Facts) -> Tiles:
     ]
     if facts.passed:
         first = facts.passed[0]
-        open_ones = f", {first.undecided:,} of them undecided" if first.undecided else ""
-        of = f"of {first.samples:,} by {first.role}{open_ones}"
-        tiles.append(("samples right", share(first.right, first.samples), of))
+        open_ = f", {first.undecided:,} undecided" if first.undecided else ""
+        right = share(first.right, first.samples)
+        tiles.append(("samples right", right, f"of {first.samples:,} by {first.role}{open_}"))
     if facts.lengths is not None:
         tiles.append(("tokens", tokens(facts.lengths.total), f"median {facts.lengths.median:,} a trace"))
     licences = sorted({str(source.get("licence", "unknown")) for source in manifest.get("sources", ())})
@@ -377,5 +377,5 @@ def _origin(facts: Facts) -> Iterator[Block]:
         yield Text("promise", f"Determinism {level['level']}: {level['promise']}")
     yield Text(
         "again",
-        f"Made {manifest['created'][:19]} by tracemill {manifest.get('tracemill')}. The whole recipe stands in recipe.toml of the version.",
+        f"Made {manifest['created'][:19]} UTC by tracemill {manifest.get('tracemill')}. The whole recipe stands in recipe.toml of the version.",
     )
