@@ -346,7 +346,7 @@ def _check_capabilities(plan: Plan) -> None:
                 raise RecipeError(f"{plugin.name} needs a model for the role {role!r}; add [models.{role}]")
             for capability in capabilities:
                 if capability not in plan.roles[role].backend.capabilities:
-                    kind = plan.recipe.engines.get(role, EngineTable()).kind
+                    kind = (plan.recipe.engines.get(role) or plan.recipe.engines.get("solver", EngineTable())).kind
                     raise RecipeError(
                         f"{plugin.name} needs {capability!r} of the role {role!r}, and an engine of kind {kind!r} as it is set "
                         f"up cannot do it; it can: {', '.join(sorted(plan.roles[role].backend.capabilities))}"

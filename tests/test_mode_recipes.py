@@ -252,7 +252,8 @@ def test_what_is_empty_undecided_or_cut_off_is_no_positive(recipe: Make, store: 
     assert set(rows(made)["clip_ratio"]) == {0.25}
 
 
-def test_behind_an_ellipsis_the_model_chooses(recipe: Make, store: Store):
+@pytest.mark.parametrize("think", ["<think>\n", "So...\n<think>\n"])
+def test_behind_an_ellipsis_the_model_chooses(recipe: Make, store: Store, think: str):
     def reply(request: Request) -> str:
         number = int(request.problem_id[1:])
         answer = rf"so \boxed{{{number + number % 3}}}"
@@ -262,7 +263,12 @@ def test_behind_an_ellipsis_the_model_chooses(recipe: Make, store: Store):
             else f"Hm. </think> {answer}"
         )
 
-    made = built(recipe, store, reply, synth={"use": "mode_advantage", "variant": "ellipsis", "k": 2, "n": 5, **BOTH})
+    made = built(
+        recipe,
+        store,
+        reply,
+        synth={"use": "mode_advantage", "variant": "ellipsis", "k": 2, "n": 5, **BOTH, "think_prefix": think},
+    )
     found = rows(made)
     assert set(found["forced"]) == {False}
     assert dict(found["mode"].value_counts().rows()) == {"nothink": 20, "think": 80}

@@ -182,6 +182,13 @@ def test_a_rollout_without_a_token_is_turned_down(recipe: Make, store: Store):
     assert reasons(made) == {"empty": rows(made).height}
 
 
+def test_an_engine_that_cannot_score_is_named_as_it_is_set_up(recipe: Make, store: Store):
+    """The teacher has no engine of its own, so it runs on one like the solver's."""
+    engine = {"kind": "openai", "base_urls": ["http://127.0.0.1:9/v1"], "send": "chat"}
+    with pytest.raises(RecipeError, match="of the role 'teacher', and an engine of kind 'openai'"):
+        built(recipe, store, **with_teacher(synth={"use": "offline_opd"}, engine=engine))
+
+
 def test_models_of_two_tokenizers_are_refused_by_name(recipe: Make, store: Store, tmp_path: Path):
     folder = tmp_path / "other"
     shutil.copytree(ROOT / "data/models/tiny-reasoner", folder)

@@ -90,7 +90,8 @@ async def mode_advantage(
     plain, short = (Sampling(temperature=temperature, max_tokens=most) for most in (None, nothink_tokens))
     thinking = await ask(n=k if own else max(k, n), mode="think", prefix=think_prefix, scope="solve", sampling=plain)
     if own:
-        rollouts = by_choice(await ask(mode="own", prefix=think_prefix + modes.ELLIPSIS, sampling=plain))
+        begin = think_prefix + modes.ELLIPSIS
+        rollouts = by_choice(await ask(mode="own", prefix=begin, sampling=plain), len(begin))
     else:
         rollouts = thinking[:n] + await ask(mode="nothink", prefix=nothink_prefix, sampling=short)
     counts = counted(rollouts, thinking[:k])
@@ -122,13 +123,13 @@ async def mode_advantage(
     )  # fmt: skip
 
 
-def by_choice(rollouts: Sequence[Rollout]) -> list[Rollout]:
-    """The same with the modes that the model chose: behind the ellipsis it closed the thought at once, or went on."""
+def by_choice(rollouts: Sequence[Rollout], begin: int) -> list[Rollout]:
+    """The same with the modes that the model chose: behind the first `begin` characters it closed the thought at once, or went on."""
     return [
         replace(
             r,
             forced=False,
-            mode="nothink" if modes.closes_at_once(r.completion.text.partition(modes.ELLIPSIS)[2]) else "think",
+            mode="nothink" if modes.closes_at_once(r.completion.text[begin:]) else "think",
         )
         for r in rollouts
     ]
