@@ -17,6 +17,19 @@ def split_reasoning(text: str, think: tuple[str, str] | None, *, opened: bool = 
     return (_without(opening, before), after.strip()) if closed else (None, text)
 
 
+def with_opening(text: str, think: tuple[str, str] | None, *, opened: bool = False) -> str:
+    """The reply as a whole turn: with the opening tag in front where the prompt had written that.
+
+    A chat template that opens the thought leaves replies that close what they never opened. Without its opening, a trainer that
+    renders the turn would teach just that.
+    """
+    if think is None:
+        return text
+    opening, closing = think
+    before = text.partition(closing)[0]
+    return f"{opening}\n{text}" if opened and opening not in before else text
+
+
 def never_closed(text: str, think: tuple[str, str], *, opened: bool = False) -> bool:
     """Whether a reply ends inside a thought; `opened` as above."""
     _, closed, after = text.rpartition(think[1])

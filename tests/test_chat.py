@@ -22,6 +22,8 @@ from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import EngineTable, ModelTable, Recipe, Source, parse_recipe
 from tracemill.schemas.request import Completion, Request
 from tracemill.schemas.tables import PROBLEMS, ROWS, Talk
+from tracemill.synth.reply import with_opening
+from tracemill.synth.roles import THINK
 from tracemill.synth.fit import check_fit, check_template
 from tracemill.synth.models import EMBEDDED, open_role
 from tracemill.synth.render import Renderer
@@ -573,3 +575,12 @@ def test_a_template_without_an_opening_is_an_error_of_the_command_line(tmp_path:
         '[model]\nname = "m"\nmax_tokens = 8\ntokenizer = "tiny-reasoner"\ntemplate = "./t.jinja"\n'
     )
     assert "add {% if add_generation_prompt %}" in desk.refused()
+
+
+def test_a_reply_behind_a_prompt_that_opened_its_thought_is_a_whole_turn():
+    assert with_opening("a</think>2", THINK, opened=True) == "<think>\na</think>2"
+    assert with_opening("cut in its thou", THINK, opened=True) == "<think>\ncut in its thou"
+    assert with_opening("<think>a</think>2", THINK, opened=True) == "<think>a</think>2"
+    assert with_opening("a</think>2<think>b</think>", THINK, opened=True) == "<think>\na</think>2<think>b</think>"
+    assert with_opening("a</think>2", THINK) == "a</think>2", "the prompt opened nothing: the reply is as it was drawn"
+    assert with_opening("a</think>2", None, opened=True) == "a</think>2"

@@ -14,6 +14,7 @@ from tracemill.pipelines.export import export
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import FORMATS
 from tracemill.schemas.tables import PROBLEMS, REJECTED, ROWS, SAMPLES
+from tracemill.schemas.views.tables import answer
 from tracemill.schemas.views import MADE_OF, trl_dpo, trl_grpo, trl_sft, verl, view_named
 
 Row = dict[str, Any]
@@ -292,3 +293,17 @@ def test_options_of_a_format_are_checked_before_anything_is_written(
 def test_a_folder_that_is_no_version_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="is no version of a dataset"):
         export(tmp_path, "verl", tmp_path / "out")
+
+
+def test_an_answer_that_closes_a_thought_it_never_opened_gets_the_opening_back():
+    texts = ["a\n</think>\n2", "<think>\na\n</think>\n2", "2", "a</think>b<think>c</think>", None, "<think>never closed"]
+    frame = pl.DataFrame({"text": texts}, schema={"text": pl.String})
+    turns = frame.select(turn=answer("text"))["turn"].to_list()
+    assert [turn[0]["content"] for turn in turns] == [
+        "<think>\na\n</think>\n2",
+        texts[1],
+        "2",
+        "<think>\na</think>b<think>c</think>",
+        None,
+        texts[5],
+    ]

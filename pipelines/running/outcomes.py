@@ -12,7 +12,7 @@ from tracemill.schemas.errors import ProblemFailed, RecipeError
 from tracemill.schemas.rows import Outcome, Problem, Rejection, Trace, Verdict
 from tracemill.schemas.tables import COMMON, stored
 from tracemill.synth.engine import ProblemEngine
-from tracemill.synth.reply import never_closed, split_reasoning
+from tracemill.synth.reply import never_closed, split_reasoning, with_opening
 from tracemill.synth.roles import THINK, Role
 from tracemill.synth.workshop import Drawn
 
@@ -183,9 +183,10 @@ def _known_verdict(engine: ProblemEngine, trace: Trace) -> Verdict | None:
 def trace_row(plan: Plan, problem: Problem, trace: Trace, verdict: Verdict | None) -> dict[str, Any]:
     """A trace as scores, filters and tables see it."""
     solver = plan.roles.get("solver")
-    reasoning, content = split_reasoning(trace.text, solver.think if solver else THINK, opened=_opened(solver, trace))
+    think, opened = solver.think if solver else THINK, _opened(solver, trace)
+    reasoning, content = split_reasoning(trace.text, think, opened=opened)
     prompt = solver.conversation(trace.prompt) if solver else trace.prompt
-    turns = [*map(stored, prompt), {"role": "assistant", "content": trace.text}]
+    turns = [*map(stored, prompt), {"role": "assistant", "content": with_opening(trace.text, think, opened=opened)}]
     tools = {"tools": tools_text(problem)} if problem.tools else {}
     return {
         "id": trace.id,

@@ -107,6 +107,12 @@ def candidates(tables: Tables, role: str) -> tuple[pl.LazyFrame, pl.LazyFrame]:
 
 
 def answer(text: str | pl.Expr) -> pl.Expr:
-    """A text, or the text in a column, as a conversation of one turn."""
+    """A text, or the text in a column, as a conversation of one turn.
+
+    A reply that closes a thought that it never opened was drawn behind a prompt that had opened it: it gets the opening tag back.
+    """
     content = pl.col(text) if isinstance(text, str) else text
-    return pl.concat_list(pl.struct(pl.lit("assistant").alias("role"), content.alias("content")))
+    opens, closes = (content.str.find(tag, literal=True) for tag in ("<think>", "</think>"))
+    bare = closes.is_not_null() & (opens.is_null() | (opens > closes))
+    whole = pl.when(bare.fill_null(value=False)).then(pl.lit("<think>\n") + content).otherwise(content)
+    return pl.concat_list(pl.struct(pl.lit("assistant").alias("role"), whole.alias("content")))
