@@ -585,7 +585,9 @@ def test_sigterm_ends_it_quietly_while_many_look_for_a_row(shown: Dataset) -> No
         parts = urlsplit(url)
         for number in range(300):  # two lives are looked up at once, the others wait for their turn
             line = stack.enter_context(socket.create_connection((str(parts.hostname), int(parts.port or 0))))
-            line.sendall(f"GET {parts.path}life?id=p{number % 200:04} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode())
+            line.sendall(
+                f"GET {parts.path}life?id=p{number % 200:04} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode()
+            )
         time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
