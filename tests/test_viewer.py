@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
@@ -577,6 +578,21 @@ def test_ctrl_c_ends_it_quietly_even_while_a_page_is_being_read(shown: Dataset) 
             assert process.wait(30) == 0
         assert process.stderr is not None
         assert "Traceback" not in process.stderr.read()
+
+
+def test_sigterm_ends_it_quietly_while_many_look_for_a_row(shown: Dataset) -> None:
+    with viewing(shown.path.parent.parent) as (process, url), contextlib.ExitStack() as stack:
+        parts = urlsplit(url)
+        for number in range(300):  # two lives are looked up at once, the others wait for their turn
+            line = stack.enter_context(socket.create_connection((str(parts.hostname), int(parts.port or 0))))
+            line.sendall(
+                f"GET {parts.path}life?id=p{number % 200:04} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode()
+            )
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
 
 
 def test_what_is_missing_is_named_with_what_to_type(shown: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,7 @@ async def _answered(viewer: Viewer, page: Page, request: Request, threads: objec
     from polars.exceptions import PolarsError
     from starlette.responses import Response
 
-    stop = Event()
+    stop = viewer.begin()
     asked = Query(request.query_params.multi_items())
     leaving = asyncio.create_task(_until_left(request, stop))
     try:
@@ -83,7 +83,7 @@ async def _answered(viewer: Viewer, page: Page, request: Request, threads: objec
     except (LawBroken, OSError, pa.ArrowException, PolarsError, UnicodeDecodeError) as error:
         return _gone(viewer) if _is_gone(viewer) else _problem(viewer, 500, _damaged(viewer, error))
     finally:
-        stop.set()
+        viewer.done(stop)
         leaving.cancel()
 
 

@@ -91,6 +91,26 @@ class Viewer:
         self.manifest = dataset.manifest()
         self._tables: dict[str, Table] = {}
         self._lock = Lock()
+        self._running: set[Event] = set()
+        self._ended = False
+
+    def begin(self) -> Event:
+        """What tells a page that is being made to stop; set from the start once the viewer ends."""
+        stop = Event()
+        self._running.add(stop)
+        if self._ended:
+            stop.set()
+        return stop
+
+    def done(self, stop: Event) -> None:
+        stop.set()
+        self._running.discard(stop)
+
+    def end(self) -> None:
+        """Nobody waits for any page any more."""
+        self._ended = True
+        for stop in self._running:
+            stop.set()
 
     def table(self, name: str) -> Table:
         """A table with its footers, which are read once; RecipeError where the version has none of that name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import secrets
 import signal
 import socket
@@ -42,7 +43,7 @@ def serve(dataset: Dataset, root: Path, *, port: int, ready: Callable[[str], Non
         app = make_app(viewer, token=token, port=own)
         config = uvicorn.Config(
             app,
-            log_level="warning",
+            log_level="error",  # what a client sends wrongly is no matter of the terminal
             access_log=False,  # it would write the token into logs
             server_header=False,
             lifespan="off",
@@ -54,6 +55,11 @@ def serve(dataset: Dataset, root: Path, *, port: int, ready: Callable[[str], Non
             async def startup(self, sockets: list[socket.socket] | None = None) -> None:
                 await super().startup(sockets)
                 ready(f"http://{HOST}:{own}/{token}/")
+
+            async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+                viewer.end()
+                logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # pages that are cut off now are no error
+                await super().shutdown(sockets)
 
         server = Server(config)
         with _ended_quietly(server):
