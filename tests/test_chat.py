@@ -22,12 +22,11 @@ from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import EngineTable, ModelTable, Recipe, Source, parse_recipe
 from tracemill.schemas.request import Completion, Request
 from tracemill.schemas.tables import PROBLEMS, ROWS, Talk
-from tracemill.synth.reply import with_opening
-from tracemill.synth.roles import THINK
 from tracemill.synth.fit import check_fit, check_template
 from tracemill.synth.models import EMBEDDED, open_role
 from tracemill.synth.render import Renderer
-from tracemill.synth.roles import Role
+from tracemill.synth.reply import with_opening
+from tracemill.synth.roles import THINK, Role
 
 TINY = EMBEDDED / "tiny-reasoner"
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 6, "b": null}'}}

@@ -37,7 +37,7 @@ from tracemill.pipelines.versions.manifest import listed_files
 from tracemill.pipelines.versions.reports import place_of, write_beside
 from tracemill.schemas.recipe import Recipe
 from tracemill.schemas.tables import PROBLEMS as PROBLEM_COLUMNS
-from tracemill.schemas.tables import REJECTED, ROWS
+from tracemill.schemas.tables import REJECTED, ROWS, SAMPLES
 
 Make = Callable[..., Recipe]
 METHODS = ["sample", "mixchain", "step_tree", "petri_trace", "hints", "given", "human_steps"]
@@ -651,3 +651,20 @@ def test_rows_that_are_near_are_drawn_as_groups(recipe: Make, store: Store, prob
     assert figure.xpath(".//details//table//td")
     asked = html.fromstring(report(dataset)).xpath("//section[@id='map']")[0].text_content()
     assert f"tracemill report {dataset} --embedder FOLDER" in asked
+
+
+def test_draws_that_nobody_verifies_are_no_samples_that_went_wrong(store: Store):
+    drawn = [
+        ("p1", "equal"),
+        ("p1", None),
+        ("p1", "different"),
+        ("p2", None),
+        ("p2", "undecided: timeout"),
+        ("p2", "equal"),
+    ]
+    samples = [
+        dict.fromkeys(SAMPLES.names) | {"key": f"k{n}", "problem_id": problem, "role": "solver", "verdict": verdict}
+        for n, (problem, verdict) in enumerate(drawn)
+    ]
+    [solver] = facts_of(committed(store, {"rows": (ROWS, []), "samples": (SAMPLES, samples)})).passed
+    assert (solver.samples, solver.right, solver.undecided) == (4, 2, 1)

@@ -14,8 +14,8 @@ from tracemill.pipelines.export import export
 from tracemill.schemas.errors import RecipeError
 from tracemill.schemas.recipe import FORMATS
 from tracemill.schemas.tables import PROBLEMS, REJECTED, ROWS, SAMPLES
-from tracemill.schemas.views.tables import answer
 from tracemill.schemas.views import MADE_OF, trl_dpo, trl_grpo, trl_sft, verl, view_named
+from tracemill.schemas.views.tables import answer
 
 Row = dict[str, Any]
 
@@ -296,7 +296,14 @@ def test_a_folder_that_is_no_version_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_answer_that_closes_a_thought_it_never_opened_gets_the_opening_back():
-    texts = ["a\n</think>\n2", "<think>\na\n</think>\n2", "2", "a</think>b<think>c</think>", None, "<think>never closed"]
+    texts = [
+        "a\n</think>\n2",
+        "<think>\na\n</think>\n2",
+        "2",
+        "a</think>b<think>c</think>",
+        None,
+        "<think>never closed",
+    ]
     frame = pl.DataFrame({"text": texts}, schema={"text": pl.String})
     turns = frame.select(turn=answer("text"))["turn"].to_list()
     assert [turn[0]["content"] for turn in turns] == [

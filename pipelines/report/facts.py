@@ -261,22 +261,47 @@ def _groups(traces: pl.LazyFrame, by: str) -> tuple[Group, ...]:
 
 
 def _passed(dataset: Dataset) -> tuple[Passed, ...]:
-    """A role each, the one with the most samples first. Problems that nothing was drawn for do not count."""
-    if "problems" not in dataset.tables():
-        return ()
-    role = pl.col("roles").struct
-    drawn = (
-        dataset.scan("problems")
-        .select("roles")
-        .explode("roles", empty_as_null=True, keep_nulls=True)
-        .select(*(role.field(name) for name in ("role", "correct", "total", "undecided")))
-        .filter(pl.col("total") > 0)
-        .group_by("role", "correct", "total")
+    """A role each, the one with the most samples first. Draws that nobody verifies, such as single steps, do not count."""
+    drawn = pl.concat([_verified(dataset), _given(dataset)]).filter(pl.col("total") > 0)
+    counted = (
+        drawn.group_by("role", "correct", "total")
         .agg(pl.len().alias("problems"), pl.col("undecided").sum())
         .collect(engine="streaming")
     )
-    parts = [_of_role(str(name), group) for (name,), group in drawn.partition_by("role", as_dict=True).items()]
+    parts = [_of_role(str(name), group) for (name,), group in counted.partition_by("role", as_dict=True).items()]
     return tuple(sorted(parts, key=lambda part: (-part.samples, part.role)))
+
+
+def _verified(dataset: Dataset) -> pl.LazyFrame:
+    """Right, undecided and all draws that have a verdict, of each role and problem."""
+    verdict = pl.col("verdict")
+    return (
+        columns_of(dataset, "samples", {"role": pl.String, "problem_id": pl.String, "verdict": pl.String})
+        .filter(verdict.is_not_null())
+        .group_by("role", "problem_id")
+        .agg(
+            correct=(verdict == "equal").sum().cast(pl.Int64),
+            total=pl.len().cast(pl.Int64),
+            undecided=verdict.is_in(["equal", "different"]).not_().sum().cast(pl.Int64),
+        )
+        .select("role", "correct", "total", "undecided")
+    )
+
+
+def _given(dataset: Dataset) -> pl.LazyFrame:
+    """The same of given traces, which are no draws; of all roles, as they were counted, where a version has no samples."""
+    counts = {"role": pl.String, **dict.fromkeys(("correct", "total", "undecided"), pl.Int64)}
+    if "problems" not in dataset.tables():
+        return pl.LazyFrame(schema=counts)
+    role = pl.col("roles").struct
+    wanted = pl.col("role") == "given" if "samples" in dataset.tables() else pl.lit(value=True)
+    return (
+        dataset.scan("problems")
+        .select("roles")
+        .explode("roles", empty_as_null=True, keep_nulls=True)
+        .select(role.field(name).cast(kind) for name, kind in counts.items())
+        .filter(wanted)
+    )
 
 
 def _of_role(role: str, drawn: pl.DataFrame) -> Passed:
