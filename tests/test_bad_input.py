@@ -282,7 +282,7 @@ OWN = {
     ),
     "a module that is not there": ("", "nope.module:f", "cannot import 'nope.module'"),
     "no module at all": ("", ":f", "cannot import ''"),
-    "a file of ours that is no method": ("", "engine", "no 'engine' in synth/; known: divergent_tokens, given, "),
+    "a file of ours that is no method": ("", "engine", "no 'engine' in synth/; known: code_plan, "),
 }
 
 

@@ -148,6 +148,7 @@ def assert_same(one: Decisions, other: Decisions) -> None:
 
 
 SELECTORS: dict[str, list[dict[str, Any]]] = {
+    "balance": [{"by": ["difficulty"]}],
     "baseline": [{"kind": "longest", "percent": 30.0}, {"kind": "random", "k": 40}],
     "budget": [{"tokens": 900}, {"tokens": 90, "per": ["problem_id"], "rule": "greedy"}],
     "cisc": [{"confidence": "sure"}],

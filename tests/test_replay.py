@@ -194,6 +194,7 @@ def test_every_method_can_be_looked_at_and_replayed(method: str, store: Store, t
     again = why(made, store)
     assert again["groups"] == []
     if method in (
+        "confidence_concise",
         "offline_opd",
         "divergent_tokens",
         "code_plan",
