@@ -243,11 +243,11 @@ def summary(traces: pl.LazyFrame) -> Summary:
     rows = [
         {
             "plans": "straight" if row["straight"] else "with branches or loops",
-            "rows": row["rows"],
+            "scored": row["rows"],
             "gain, nats in 1,000 tokens": Mean(row["own"], row["own2"], row["rows"]),
             "with another's": Mean(row["another"], row["another2"], row["compared"]) if row["compared"] else None,
             "tokens, % of the response": Mean(row["length"], row["length2"], row["rows"], least=0),
         }
         for row in stats.sort("straight").collect().to_dicts()
     ]
-    return Summary(title="Plans in code", rows=rows)
+    return Summary(title="Plans in code, whatever became of them", rows=rows)
