@@ -473,7 +473,9 @@ def test_a_thought_goes_on_without_its_reflections_and_ends_once_the_model_is_su
     assert "by confidence" in (made.dataset.path / "README.md").read_text()
     view = pl.read_parquet(f"{export(made.dataset.path, 'trl-dpo', tmp_path / 'dpo')}/*.parquet")
     assert view["kind"].to_list() == ["concise"] * 20
-    assert view["chosen"].list.first().struct.field("content").to_list() == [row["concise"] for row in rows(made)]
+    assert view["chosen"].list.first().struct.field("content").to_list() == [
+        f"<think>\n{row['concise']}" for row in rows(made)
+    ], "behind the tag that the prompt had opened"
 
 
 def test_a_model_that_is_not_sure_goes_on_and_may_reflect_on_its_answer(recipe: Make, store: Store, monkeypatch: pytest.MonkeyPatch):  # fmt: skip
