@@ -153,7 +153,9 @@ def test_where_nothing_is_shown_there_is_no_header_and_the_draws_are_those_of_pl
     recipe: Make, store: Store
 ):
     made = recipe(strategies=["none"], m=4, temperature="model", top_p="model")
-    sample = made.model_copy(update={"name": "plain", "synth": type(made.synth).model_validate({"use": "sample", "n": 3})})
+    sample = made.model_copy(
+        update={"name": "plain", "synth": type(made.synth).model_validate({"use": "sample", "n": 3})}
+    )
     build(sample, store, reply=lambda _: "8")
     built = build(made, store, reply=lambda _: "8")
     assert (built.tally.meter.samples_replayed, built.tally.meter.samples_new) == (3, 1)
