@@ -21,13 +21,6 @@ def shown(trace: Mapping[str, Any], show: Shown) -> str:
     return (trace["content"] or "") if show == "content" else str(trace["messages"][-1]["content"])
 
 
-def check_prompt(prompt: str, *places: str) -> None:
-    """Raise ValueError for a prompt without one of the places."""
-    for place in places:
-        if f"{{{place}}}" not in prompt:
-            raise ValueError(f"prompt = {prompt!r} lacks {{{place}}}: write it where it belongs")
-
-
 def check_name(option: str, name: str) -> None:
     """Raise ValueError for what cannot begin the name of a column."""
     if not _NAME.fullmatch(name):

@@ -10,8 +10,8 @@ asks about the traces that stand for a cluster only. The prompts are our own. Th
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from tracemill.filters.asking import Shown, check_name, check_prompt, number_in, shown
-from tracemill.schemas.filling import fill
+from tracemill.filters.asking import Shown, check_name, number_in, shown
+from tracemill.schemas.filling import check_places, fill
 from tracemill.schemas.plugins import Engine
 from tracemill.schemas.request import Sampling
 
@@ -29,7 +29,7 @@ TASKS: Mapping[Scale, str] = {
 
 def check(*, prompt: str, name: str, max_tokens: int | None, **_: Any) -> None:
     """Raise ValueError for options that cannot work."""
-    check_prompt(prompt, "question", "solution", "task")
+    check_places("prompt", prompt, "question", "solution", "task")
     check_name("name", name)
     if max_tokens is not None and max_tokens < 1:
         raise ValueError(f"max_tokens = {max_tokens}: at least 1; leave it out for what models.<role> says")

@@ -9,6 +9,7 @@ The best of the confidences that CISC compares (Taubenfeld et al. 2025, arXiv:25
 from collections.abc import Mapping
 from typing import Any
 
+from tracemill.schemas.filling import check_places
 from tracemill.schemas.plugins import Engine
 
 NEEDS = {"judge": ("logprobs",)}
@@ -22,9 +23,7 @@ PROMPT = (
 
 def check(*, prompt: str) -> None:
     """Raise ValueError for options that cannot work."""
-    for place in ("{question}", "{solution}"):
-        if place not in prompt:
-            raise ValueError(f"prompt = {prompt!r} lacks {place}: write it where it belongs")
+    check_places("prompt", prompt, "question", "solution")
 
 
 async def p_true(trace: Mapping[str, Any], engine: Engine, *, prompt: str = PROMPT) -> dict[str, Any]:

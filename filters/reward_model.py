@@ -15,9 +15,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from tracemill.filters.asking import Shown, check_name, check_prompt, shown
+from tracemill.filters.asking import Shown, check_name, shown
 from tracemill.schemas.errors import RecipeError
-from tracemill.schemas.filling import fill
+from tracemill.schemas.filling import check_places, fill
 from tracemill.schemas.plugins import Engine
 
 Over = Literal["min", "product", "mean", "last"]
@@ -29,7 +29,7 @@ SPLIT = "\n\n"
 
 def check(*, prompt: str, name: str, separator: str, split: str, output: int | None, **_: Any) -> None:
     """Raise ValueError for options that cannot work."""
-    check_prompt(prompt, "question")
+    check_places("prompt", prompt, "question")
     check_name("name", name)
     for option, text in (("separator", separator), ("split", split)):
         if not text:

@@ -12,8 +12,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tracemill.filters.asking import Shown, check_name, check_prompt, number_in, shown
-from tracemill.schemas.filling import fill
+from tracemill.filters.asking import Shown, check_name, number_in, shown
+from tracemill.schemas.filling import check_places, fill
 from tracemill.schemas.plugins import Engine
 from tracemill.schemas.request import Sampling
 
@@ -44,7 +44,7 @@ def check(
     **_: Any,
 ) -> None:
     """Raise ValueError for options that cannot work."""
-    check_prompt(prompt, "solution", "text", "scale", "task")
+    check_places("prompt", prompt, "solution", "text", "scale", "task")
     check_name("name", name)
     if not rubric:
         raise ValueError(

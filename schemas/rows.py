@@ -5,6 +5,7 @@ import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, Literal
 
 import polars as pl
@@ -216,6 +217,12 @@ def draw(row_id: str) -> int:
     Order of admission, shards, splits and "a random tenth" all come from it.
     """
     return int.from_bytes(hashlib.sha256(row_id.encode()).digest()[:8], "big")
+
+
+def by_lot(kind: str, row_id: str, share: float) -> bool:
+    """Whether an id is among the `share` that its hash draws: the same ids in every run, whatever stands beside them."""
+    wanted = Fraction(str(share))
+    return draw(f"{kind}|{row_id}") * wanted.denominator < wanted.numerator << 64
 
 
 def shard_of(row_id: str, count: int) -> int:

@@ -7,6 +7,7 @@ read as these, and characters of scripts without blanks are words of their own. 
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,17 @@ _HASHED_BYTES = 64
 """Of a word: a longer one is told by these and its length. A hash only ever says where to look."""
 _MIX = tuple(np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53))
 _ROLL = 0xD6E8FEB86659FD93
+
+
+def common_length(left: Sequence[str], right: Sequence[str]) -> int:
+    """How many words the longest common subsequence of two texts has, given as their words; quadratic in time, linear in memory."""
+    before = [0] * (len(right) + 1)
+    for word in left:
+        line = [0]
+        for place, other in enumerate(right):
+            line.append(before[place] + 1 if word == other else max(before[place + 1], line[place]))
+        before = line
+    return before[-1]
 
 
 def prepared(texts: pl.Series) -> pl.Series:

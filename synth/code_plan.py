@@ -17,7 +17,7 @@ from typing import Literal
 
 import polars as pl
 
-from tracemill.schemas.filling import fill
+from tracemill.schemas.filling import check_places, fill
 from tracemill.schemas.plugins import Engine, PromptLike
 from tracemill.schemas.request import Sampling
 from tracemill.schemas.rows import Mean, Outcome, Problem, Rejection, Summary, Trace
@@ -27,7 +27,6 @@ from tracemill.synth.plans import (
     AGAIN,
     GREEDY,
     asking,
-    check_places,
     check_shares,
     leak,
     right_one,

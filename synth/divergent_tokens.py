@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 
 from tracemill.schemas.errors import ProblemFailed
-from tracemill.schemas.filling import fill
+from tracemill.schemas.filling import check_places, fill
 from tracemill.schemas.plugins import Engine
 from tracemill.schemas.request import Completion, Rendered, Sampling
 from tracemill.schemas.rows import Judgement, Outcome, Problem, Rejection, Share, Summary, Trace
@@ -108,9 +108,7 @@ def check(*, n: int, most: int, top: int, judge: str, prompt: str, temperature: 
         raise ValueError(f"n = {n}, most = {most}: between 1 and {MOST:,} answers, of at least one token")
     if not 1 <= top <= TOP:
         raise ValueError(f"top = {top}: between 1 and {TOP} of the small model's likeliest tokens at each place")
-    for place in ("{first}", "{second}"):
-        if place not in judge:
-            raise ValueError(f"judge = {judge!r} lacks {place}: write it where it belongs")
+    check_places("judge", judge, "first", "second")
     check_prompt(prompt)
     check_temperature(temperature)
 

@@ -17,16 +17,15 @@ from typing import Literal
 
 import polars as pl
 
+from tracemill.schemas.filling import check_places
 from tracemill.schemas.plugins import Engine, PromptLike
 from tracemill.schemas.request import Completion
-from tracemill.schemas.rows import Mean, Outcome, Problem, Share, Summary, Trace, Verdict
+from tracemill.schemas.rows import Mean, Outcome, Problem, Share, Summary, Trace, Verdict, by_lot
 from tracemill.synth.plans import (
     AGAIN,
     GREEDY,
     Matching,
     asking,
-    by_lot,
-    check_places,
     check_shares,
     followed,
     leak,

@@ -14,7 +14,8 @@ from typing import Any, Literal
 from tracemill.schemas.filling import fill
 from tracemill.schemas.plugins import Engine
 from tracemill.schemas.request import Completion, Message, Sampling
-from tracemill.schemas.rows import Outcome, Problem, Rejection, draw
+from tracemill.schemas.rows import Outcome, Problem, Rejection
+from tracemill.schemas.words import common_length
 from tracemill.synth.engine import together
 from tracemill.synth.hints.leakage import Secrets, leaks, numbers
 from tracemill.synth.prompts import earlier, shown, worded
@@ -41,13 +42,6 @@ GREEDY, AGAIN = Sampling(temperature=0.0), Sampling(temperature=0.6)
 _TITLE = re.compile(r"^[ \t>#]*\d+\.(?!\d)[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
 _NUMBERING = re.compile(r"^[ \t>#*]*(?:step\s+\d+[.):]?|\d+[.):])(?!\d)", re.MULTILINE | re.IGNORECASE)
 _WORD = re.compile(r"[^\W_]+(?:'\w+)?")
-
-
-def check_places(option: str, template: str, *places: str) -> None:
-    """Raise ValueError for a template that does not show what it is about."""
-    for place in places:
-        if f"{{{place}}}" not in template:
-            raise ValueError(f"{option} = {template!r} lacks {{{place}}}: write it where it belongs")
 
 
 def check_shares(**shares: float) -> None:
@@ -130,23 +124,11 @@ def followed(plan: Sequence[str], sections: Sequence[str], matching: Matching) -
     return Fraction(count, len(plan)), ordered
 
 
-def by_lot(kind: str, row_id: str, share: float) -> bool:
-    """Whether an id is among the `share` that its hash draws: the same ids in every run, whatever stands beside them."""
-    wanted = Fraction(str(share))
-    return draw(f"{kind}|{row_id}") * wanted.denominator < wanted.numerator << 64
-
-
 def _likeness(left: Sequence[str], right: Sequence[str]) -> Fraction:
     """The longest common subsequence of words, as a share of the shorter sequence."""
     if not left or not right:
         return Fraction(0)
-    row = [0] * (len(right) + 1)
-    for word in left:
-        before = row
-        row = [0]
-        for i, other in enumerate(right):
-            row.append(before[i] + 1 if word == other else max(before[i + 1], row[i]))
-    return Fraction(row[-1], min(len(left), len(right)))
+    return Fraction(common_length(left, right), min(len(left), len(right)))
 
 
 def _content_words(title: str) -> list[str]:

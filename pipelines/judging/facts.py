@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tracemill.pipelines.judging.calibrate import Measured
-from tracemill.pipelines.judging.judges import judges_of, plain_judges
+from tracemill.pipelines.judging.judges import Judge, judges_of, plain_judges
 from tracemill.pipelines.versions.dataset import Dataset
 from tracemill.pipelines.versions.manifest import MadeFrom
 
@@ -19,13 +19,13 @@ def judging_facts(plan: "Plan", measured: Sequence[Measured] | None) -> MadeFrom
     if judges:
         facts["judged"] = plain_judges(judges, [found.cases.plugin for found in measured or ()])
     if measured:
-        facts["calibration"] = [found.plain(_models(plan, found)) for found in measured]
+        facts["calibration"] = [found.plain(_models(plan, judges, found)) for found in measured]
     return facts
 
 
-def _models(plan: "Plan", measured: Measured) -> dict[str, str]:
+def _models(plan: "Plan", judges: Sequence[Judge], measured: Measured) -> dict[str, str]:
     plugin = measured.cases.plugin
-    judging = next((judge.roles for judge in judges_of(plan) if judge.plugin is plugin), tuple(plugin.needs()))
+    judging = next((judge.roles for judge in judges if judge.plugin is plugin), tuple(plugin.needs()))
     return {role: plan.roles[role].model.name for role in judging if role in plan.roles}
 
 

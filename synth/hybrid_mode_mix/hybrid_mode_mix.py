@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from tracemill.schemas.plugins import Engine
 from tracemill.schemas.request import Message, Sampling
-from tracemill.schemas.rows import Outcome, Problem, Rejection, Trace, draw
+from tracemill.schemas.rows import Outcome, Problem, Rejection, Trace, by_lot
 from tracemill.synth import modes
 from tracemill.synth.engine import together
 from tracemill.synth.hybrid_mode_mix.columns import COLUMNS
@@ -103,7 +103,7 @@ async def hybrid_mode_mix(
     quick = nothink_prefix if thinks or chat_prefix is None else chat_prefix
     modes.check_prefixes(engine, asked, think_prefix, quick)
     ask = _Asking(problem, engine, asked, n, Sampling(temperature=temperature), think_prefix, quick)
-    if draw(f"held_out|{problem.problem_id}") >= held_out * (1 << 64):
+    if not by_lot("held_out", problem.problem_id, held_out):
         return await _training(ask, domain, thinks, gold, longest)
     scored_by = "verifier" if gold else "reward" if open_prompts == "reward" else None
     return await _held_out(ask, domain, thinks, scored_by, Fraction(str(delta)), Fraction(str(per_token)), choice)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
 
+from tracemill.schemas.words import common_length
+
 ALIKE = Fraction(9, 10)
 """How much of each other two notes in a row may be."""
 
@@ -47,13 +49,7 @@ def fault(ops: Sequence[str]) -> str | None:
 def alike(one: str, other: str) -> Fraction:
     """The longest common subsequence of two texts in words, as a share of the longer one."""
     a, b = one.split(), other.split()
-    before = [0] * (len(b) + 1)
-    for word in a:
-        line = [0]
-        for j, against in enumerate(b):
-            line.append(before[j] + 1 if word == against else max(before[j + 1], line[j]))
-        before = line
-    return Fraction(before[-1], max(len(a), len(b), 1))
+    return Fraction(common_length(a, b), max(len(a), len(b), 1))
 
 
 def repeats(notes: Sequence[str]) -> int | None:

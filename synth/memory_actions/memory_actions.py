@@ -16,7 +16,7 @@ from typing import Any
 from tracemill.schemas.filling import fill
 from tracemill.schemas.plugins import Engine
 from tracemill.schemas.request import Completion, Message, Sampling
-from tracemill.schemas.rows import Outcome, Problem, Rejection, Trace, Verdict, draw
+from tracemill.schemas.rows import Outcome, Problem, Rejection, Trace, Verdict, by_lot
 from tracemill.synth.engine import together
 from tracemill.synth.memory_actions import behaviour
 from tracemill.synth.memory_actions.memory import Memory, Move, read_move
@@ -189,7 +189,7 @@ def _fault(trajectory: Trajectory, name: str, commit_only: float) -> tuple[str |
         return why, evidence
     if (again := behaviour.repeats(trajectory.notes)) is not None:
         return "same_note", evidence | {"notes": trajectory.notes[again - 2 : again]}
-    if expands == 0 and draw(f"commit_only|{name}") >= commit_only * (1 << 64):
+    if expands == 0 and not by_lot("commit_only", name, commit_only):
         return "commit_only", evidence
     return None, evidence
 

@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from tracemill.schemas.cues import CUES, TURNS
+from tracemill.schemas.filling import check_places
 from tracemill.schemas.plugins import Engine
 from tracemill.schemas.request import Sampling
 from tracemill.schemas.rows import Outcome, Problem, Trace
@@ -65,9 +66,7 @@ def check(
         raise ValueError('cues = []: name at least one cue, or say split = "steps"')
     if not all(part.strip() for part in (*cues, *think)):
         raise ValueError(f"cues = {list(cues)}, think = {list(think)}: none of them may be empty")
-    for place in ("{solution}", "{segment}"):
-        if place not in judge:
-            raise ValueError(f"judge = {judge!r} lacks {place}: write it where it belongs")
+    check_places("judge", judge, "solution", "segment")
     check_prompt(prompt)
     check_temperature(temperature)
 

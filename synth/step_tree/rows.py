@@ -16,7 +16,7 @@ from math import gcd
 from typing import Any, Literal
 
 from tracemill.schemas.request import Message
-from tracemill.schemas.rows import Outcome, Problem, Rejection, Trace, Verdict, draw, qid
+from tracemill.schemas.rows import Outcome, Problem, Rejection, Trace, Verdict, by_lot, qid
 from tracemill.synth.step_tree.hnc import RATE, Counted, Order, chance, compressed
 from tracemill.synth.step_tree.pairs import EDITS, MARGIN, PAIR_COLUMNS, pair_rows
 from tracemill.synth.step_tree.render import shown_input
@@ -109,7 +109,7 @@ def soft_label(node: Node) -> float | None:
 
 def split_of(question: str, test_share: float) -> str:
     """`train` or `test`, by the hash of the question: all that is made of one question stands on one side."""
-    return "test" if draw(f"split|{qid(question)}") < test_share * (1 << 64) else "train"
+    return "test" if by_lot("split", qid(question), test_share) else "train"
 
 
 def outcome_of(

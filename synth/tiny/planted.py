@@ -14,11 +14,12 @@ Their problems are among those that no small model is trained on.
 import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from tracemill.synth.tiny.aloud import Paragraph, joined, thought
+from tracemill.synth.tiny.astray import FalseEquation
 from tracemill.synth.tiny.held_out import measured
 from tracemill.synth.tiny.judging import VERDICTS
 from tracemill.synth.tiny.problems import LARGEST, LETTERS, LEVELS, Dice, Equation, WordProblem
@@ -29,17 +30,6 @@ CASES = 80
 GOOD, BAD = "good", "bad"
 OFF_BY = (-10, -2, -1, 1, 2, 10)
 WAYS = ("{}.", "So {}.", "Now {}.", "Check: {}.", "Once more: {}.", "That gives {}.")
-
-
-@dataclass(frozen=True, slots=True)
-class FalseEquation(Equation):
-    """An equation that says what is not so."""
-
-    said: int
-
-    @property
-    def value(self) -> int:
-        return self.said
 
 
 def solutions() -> Iterator[dict[str, str]]:
