@@ -19,10 +19,10 @@ from tracemill.pipelines.store import Store
 from tracemill.schemas.errors import RecipeError, TooManyFailures
 from tracemill.schemas.recipe import Recipe, load_recipe
 from tracemill.schemas.request import Message, Request, TokenScores
-from tracemill.schemas.rows import Problem, draw
+from tracemill.schemas.rows import Problem, by_lot, draw
 from tracemill.synth.backends.scripted import Scripted
 from tracemill.synth.code_plan import useless
-from tracemill.synth.plans import _likeness, asking, by_lot, followed, leak, matches, titles
+from tracemill.synth.plans import _likeness, asking, followed, leak, matches, titles
 from tracemill.synth.plans_code import Code, unsound
 
 Make = Callable[..., Recipe]
