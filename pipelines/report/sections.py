@@ -19,7 +19,7 @@ from tracemill.pipelines.report.blocks import (
     tokens,
 )
 from tracemill.pipelines.report.charts import Bars, Boxes, Shares
-from tracemill.pipelines.report.facts import VERDICTS, Counts, Facts, Histogram, Passed
+from tracemill.pipelines.report.facts import VERDICTS, Counts, Facts, Group, Histogram, Lengths, Passed
 from tracemill.pipelines.report.funnel import Funnel
 from tracemill.pipelines.report.methods import method_blocks
 from tracemill.pipelines.versions.lineage import shown_accuracy
@@ -255,61 +255,62 @@ def _method(facts: Facts) -> Iterator[Block]:
 
 
 def _budget(facts: Facts) -> Iterator[Block]:
-    if (found := facts.lengths) is not None:
-        said = "; ".join(
-            f"at {w.tokens:,}: {share(w.tokens_cut, found.total) or '0 %'} of the tokens" for w in found.windows
-        )
-        yield Figure(
-            Bars(
-                name="windows",
-                title="Tokens that fit into a context window",
-                said=f"A bar for each window, divided into tokens kept and tokens cut off. Cut off {said}.",
-                x="window, tokens",
-                y="tokens",
-                labels=tuple(f"{w.tokens:,}" for w in found.windows),
-                series=(
-                    ("kept", tuple(found.total - w.tokens_cut for w in found.windows)),
-                    ("cut off", tuple(w.tokens_cut for w in found.windows)),
-                ),
-            ),
-            "Of the chosen traces, prompts not included.",
-        )
-        rows = [
-            (
-                f"{w.tokens:,}",
-                w.rows_over,
-                share(w.rows_over, found.rows),
-                w.tokens_cut,
-                share(w.tokens_cut, found.total),
-            )
-            for w in found.windows
-        ]
-        head = ("window", "traces longer", "share", "tokens cut off", "share of tokens")
-        yield Numbers(
-            "truncation",
-            "Truncation",
-            table(head, rows),
-            f"{found.rows:,} traces, {found.total:,} tokens, mean {found.mean:,.0f}, 95 % below {found.p95:,}.",
-        )
+    if facts.lengths is not None:
+        yield from _windows(facts.lengths)
     roles = facts.manifest.get("roles", ())
     if roles:
         of_roles = ("role", "samples", "right", "undecided", "cut off at the limit", "thought never closed")
         names = ("role", "total", "correct", "undecided", "truncated", "unclosed")
         yield Numbers("roles", "Samples", table(of_roles, [[role[name] for name in names] for role in roles]))
     if facts.lengths is not None and len(facts.sources) > 1:
-        shown = facts.sources
-        yield Figure(
-            Bars(
-                name="by-source",
-                title="Tokens by source",
-                said=f"{len(shown)} bars; the largest source, {shown[0].name}, has {share(shown[0].tokens, facts.lengths.total)} of the tokens.",
-                x="source",
-                y="tokens",
-                labels=tuple(group.name or "unknown" for group in shown),
-                series=(("", tuple(group.tokens for group in shown)),),
-                across=True,
-            )
+        yield _by_source(facts.sources, facts.lengths.total)
+
+
+def _windows(found: Lengths) -> Iterator[Block]:
+    """What fits into a trainer's context windows, as a picture and in numbers."""
+    said = "; ".join(
+        f"at {w.tokens:,}: {share(w.tokens_cut, found.total) or '0 %'} of the tokens" for w in found.windows
+    )
+    yield Figure(
+        Bars(
+            name="windows",
+            title="Tokens that fit into a context window",
+            said=f"A bar for each window, divided into tokens kept and tokens cut off. Cut off {said}.",
+            x="window, tokens",
+            y="tokens",
+            labels=tuple(f"{w.tokens:,}" for w in found.windows),
+            series=(
+                ("kept", tuple(found.total - w.tokens_cut for w in found.windows)),
+                ("cut off", tuple(w.tokens_cut for w in found.windows)),
+            ),
+        ),
+        "Of the chosen traces, prompts not included.",
+    )
+    rows = [
+        (f"{w.tokens:,}", w.rows_over, share(w.rows_over, found.rows), w.tokens_cut, share(w.tokens_cut, found.total))
+        for w in found.windows
+    ]
+    yield Numbers(
+        "truncation",
+        "Truncation",
+        table(("window", "traces longer", "share", "tokens cut off", "share of tokens"), rows),
+        f"{found.rows:,} traces, {found.total:,} tokens, mean {found.mean:,.0f}, 95 % below {found.p95:,}.",
+    )
+
+
+def _by_source(shown: Sequence[Group], total: int) -> Figure:
+    return Figure(
+        Bars(
+            name="by-source",
+            title="Tokens by source",
+            said=f"{len(shown)} bars; the largest source, {shown[0].name}, has {share(shown[0].tokens, total)} of the tokens.",
+            x="source",
+            y="tokens",
+            labels=tuple(group.name or "unknown" for group in shown),
+            series=(("", tuple(group.tokens for group in shown)),),
+            across=True,
         )
+    )
 
 
 def _forecast(facts: Facts) -> Iterator[Block]:
